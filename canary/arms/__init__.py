@@ -1,0 +1,1 @@
+"""Where arms run: in this process or in Ray actors."""

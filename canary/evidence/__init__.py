@@ -1,0 +1,1 @@
+"""Observations on disk and folded into what the judge reads."""

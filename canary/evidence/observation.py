@@ -1,0 +1,83 @@
+"""What one arm did with one request: the row that everything later is judged on."""
+
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Any
+
+import pyarrow as pa
+
+
+class Status(StrEnum):
+    """How a request ended for an arm (`void` and `shed`: for all arms alike)."""
+
+    OK = "ok"
+    TIMEOUT = "timeout"
+    ERROR = "error"
+    SHED = "shed"
+    VOID = "void"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """One row per request and arm; the columns are public (see README, Observations).
+
+    `ttft_s` and `latency_s` count from the intended arrival, `ttft_send_s` and
+    `service_s` from the send. None means "not measured", never zero.
+    """
+
+    request_id: str
+    arm: str
+    arrived_s: float
+    status: Status
+    prompt_tokens: int
+    kind: str | None = None
+    session_id: str | None = None
+    group: str | None = None
+    task: str | None = None
+    score: float | None = None
+    ttft_s: float | None = None
+    ttft_send_s: float | None = None
+    tpot_s: float | None = None
+    queue_s: float | None = None
+    service_s: float | None = None
+    latency_s: float | None = None
+    output_tokens: int | None = None
+    peak_memory_bytes: int | None = None
+    density: float | None = None
+    kernel: str | None = None
+    device: str | None = None
+    epoch: int = 0
+    attempt: int = 1
+    warm: bool = False
+    weight: float = 1.0
+    order: int | None = None
+    answer: str | None = None
+    error: str | None = None
+
+
+def _arrow_type(annotation: object) -> pa.DataType:
+    base = str(annotation).replace(" | None", "")
+    if "float" in base:
+        return pa.float64()
+    if "int" in base:
+        return pa.int64()
+    if "bool" in base:
+        return pa.bool_()
+    return pa.string()
+
+
+REQUIRED = ("request_id", "arm", "arrived_s", "status", "prompt_tokens")
+SCHEMA: pa.Schema = pa.schema(
+    [
+        pa.field(f.name, _arrow_type(f.type), nullable=f.name not in REQUIRED)
+        for f in fields(Observation)
+    ]
+)
+
+
+def to_table(observations: list[Observation]) -> pa.Table:
+    """Return the rows as an Arrow table in the public schema."""
+    columns: dict[str, list[Any]] = {
+        name: [getattr(row, name) for row in observations] for name in SCHEMA.names
+    }
+    return pa.table(columns, schema=SCHEMA)

@@ -1,0 +1,1 @@
+"""YAML text to Policy values, every error as file:line:column."""

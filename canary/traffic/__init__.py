@@ -1,0 +1,1 @@
+"""Where requests come from: trace formats, validation sets, the plan."""

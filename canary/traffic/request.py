@@ -1,0 +1,62 @@
+"""One unit of traffic, as the plan fixes it and as every arm receives it."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Kind = Literal["quality", "latency"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenBlocks:
+    """A prompt of exactly `length_tokens` tokens, for traces that carry lengths only.
+
+    Each block id stands for `block_tokens` token ids that depend on the id and the
+    seed alone, so that two prompts that share ids share a real prefix. What is left
+    over after the last whole block is drawn from the request's own id.
+    """
+
+    length_tokens: int
+    block_ids: tuple[str, ...] = ()
+    block_tokens: int = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What one arm is asked to do. All arms receive the same value.
+
+    Exactly one of `text` and `blocks` is set. A request of kind ``quality`` has a
+    `target` and is scored; its answer ends by itself within `max_output_tokens`.
+    One of kind ``latency`` always produces exactly `max_output_tokens`, the length
+    that was recorded, so that an arm that stops early does not look fast.
+    """
+
+    request_id: str
+    kind: Kind
+    arrival_s: float
+    max_output_tokens: int
+    text: str | None = None
+    blocks: TokenBlocks | None = None
+    target: tuple[str, ...] = ()
+    scorer: str = "exact"
+    stop: tuple[str, ...] = ()
+    session_id: str | None = None
+    task: str | None = None
+    group: str | None = None
+    weight: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Every request of a run in order of arrival: immutable, made before the first.
+
+    `arm_orders[i]` seeds the order in which the arms answer request `i`.
+    `sha256` is the hash of all of it; `notes` say in words what was filtered and why.
+    """
+
+    requests: tuple[Request, ...]
+    arm_orders: tuple[int, ...]
+    seed: int
+    sha256: str
+    speed: float
+    notes: tuple[str, ...] = field(default=())

@@ -1,0 +1,42 @@
+"""The seam between an arm and what it runs: one request in, one generation out."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from canary.traffic.request import Request
+
+Clock = Callable[[], float]
+"""Seconds from any fixed point, monotonic: `time.perf_counter` or a test's own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """What a variant produced for one request, timed from the call by its own clock.
+
+    `first_token_s` and `end_s` count from the start of the call. `answer` is the
+    generated text (None for requests of kind ``latency``, which nobody reads).
+    `kernels` names each kernel that ran, once, in order of first use, as
+    ``blocked[sliding_window(window=256)]``; `density` is the mean over layers of the
+    visible share of causal pairs in prefill.
+    """
+
+    prompt_tokens: int
+    output_tokens: int
+    first_token_s: float
+    end_s: float
+    answer: str | None
+    kernels: tuple[str, ...]
+    density: float
+
+
+class Variant(Protocol):
+    """A model with an attention pattern and weights, loaded and ready to answer."""
+
+    def generate(self, request: Request) -> Generation:
+        """Answer one request greedily; raise what the model raises, unchanged."""
+        ...
+
+    def describe(self) -> dict[str, str]:
+        """Return what this really is: device, dtype, torch, threads, weights hash."""
+        ...
