@@ -59,7 +59,8 @@ class GateResult:
     `unit` ("share", "s", "bytes", "tokens", "s/token"). None means that no finite
     value is known, never zero; `reason` then says why. `units_needed` is the total
     number of units at which the limit would be shown to hold or to be broken if what
-    follows looks like what came so far; None if it would never be.
+    follows looks like what came so far; None if it would never be. The limit is shown
+    to hold once `log_e_hold` reaches `threshold_hold`.
     """
 
     name: str
@@ -82,6 +83,7 @@ class GateResult:
     units: int
     units_needed: int | None
     status: GateStatus
+    threshold_hold: float
     reason: str | None = None
 
 
@@ -137,7 +139,6 @@ class Decision:
     validity: Validity
     routing: tuple[Route, ...]
     log_e_rollback: float
-    threshold_hold: float
     threshold_rollback: float
     baseline: str
     candidate: str

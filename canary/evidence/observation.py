@@ -22,7 +22,8 @@ class Observation:
     """One row per request and arm; the columns are public (see README, Observations).
 
     `ttft_s` and `latency_s` count from the intended arrival, `ttft_send_s` and
-    `service_s` from the send. None means "not measured", never zero.
+    `service_s` from the send. None means "not measured", never zero. `group_items` is
+    the number of items that the group will have once all are answered.
     """
 
     request_id: str
@@ -33,6 +34,7 @@ class Observation:
     kind: str | None = None
     session_id: str | None = None
     group: str | None = None
+    group_items: int | None = None
     task: str | None = None
     score: float | None = None
     ttft_s: float | None = None
