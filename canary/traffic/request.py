@@ -42,7 +42,6 @@ class Request:
     session_id: str | None = None
     task: str | None = None
     group: str | None = None
-    group_items: int | None = None
     weight: float = 1.0
     seed: int = 0
 

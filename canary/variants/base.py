@@ -1,13 +1,9 @@
 """The seam between an arm and what it runs: one request in, one generation out."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from canary.traffic.request import Request
-
-Clock = Callable[[], float]
-"""Seconds from any fixed point, monotonic: `time.perf_counter` or a test's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,44 @@
+"""An arm: one variant that runs somewhere and answers one request at a time."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from canary.evidence.observation import Status
+from canary.traffic.request import Request
+from canary.variants.base import Generation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """What an arm made of one request, measured where the variant runs.
+
+    `generation` is None unless `status` is ok; `error` is set unless it is.
+    `service_s` is the time from the call to its end, also of a failure.
+    `peak_memory_bytes` is the peak of the arm's own process so far, None where arms
+    share a process and nobody can tell whose memory it is.
+    """
+
+    status: Status
+    service_s: float
+    device: str
+    generation: Generation | None = None
+    error: str | None = None
+    peak_memory_bytes: int | None = None
+
+
+class Arm(Protocol):
+    """One running variant. Arms that share a device are called one at a time."""
+
+    name: str
+
+    def serve(self, request: Request) -> Completion:
+        """Answer `request`; what the variant raises comes back as status error."""
+        ...
+
+    def describe(self) -> dict[str, str]:
+        """Return device, dtype, threads and versions as the arm itself sees them."""
+        ...
+
+    def close(self) -> None:
+        """Give the arm's memory and process back."""
+        ...

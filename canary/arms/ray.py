@@ -1,0 +1,134 @@
+"""Arms in Ray actors: a process each, on a local Ray or on a cluster.
+
+Durations are measured inside the actor and only durations travel, so Ray's own
+milliseconds are in no result. Ray's retries are off: they would answer twice.
+"""
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError
+
+from canary.arms.base import Arm, Completion
+from canary.arms.local import Build
+from canary.arms.server import ArmServer
+from canary.errors import ArmError
+from canary.policy.model import VariantSpec
+from canary.traffic.request import Request
+
+_START_TIMEOUT_S = 120.0
+
+
+class _ArmActor:
+    """Runs in the actor's process."""
+
+    def __init__(self, spec: VariantSpec, build: Build) -> None:
+        self._server = ArmServer(build(spec), clock=time.perf_counter, own_process=True)
+
+    def serve(self, request: Request) -> Completion:
+        return self._server.serve(request)
+
+    def describe(self) -> dict[str, str]:
+        return self._server.describe()
+
+
+class RayArm:
+    """One variant in a Ray actor."""
+
+    def __init__(self, name: str, actor: Any) -> None:  # noqa: ANN401 - Ray's handles carry no types
+        self.name = name
+        self._actor = actor
+
+    def serve(self, request: Request) -> Completion:
+        """Answer one request in the actor.
+
+        Raises:
+            ArmError: The actor's process died.
+        """
+        try:
+            completion: Completion = ray.get(self._actor.serve.remote(request))
+        except RayError as error:
+            raise ArmError(
+                f"arm {self.name} died while it answered request {request.request_id}: "
+                f"{_first_line(error)}; what was recorded stays, see Ray's logs for the cause"
+            ) from error
+        return completion
+
+    def describe(self) -> dict[str, str]:
+        """Return what the variant says of itself, in its own process."""
+        facts: dict[str, str] = ray.get(self._actor.describe.remote())
+        return facts
+
+    def close(self) -> None:
+        """End the actor's process."""
+        ray.kill(self._actor)
+
+
+@contextmanager
+def ray_cluster(address: str | None) -> Iterator[str]:
+    """Join the cluster at `address` (or RAY_ADDRESS), or start one here for a while.
+
+    Yields:
+        Where it runs, in words.
+
+    Raises:
+        ArmError: No cluster answers at the address, or none can be started here.
+    """
+    wanted = address or os.environ.get("RAY_ADDRESS")
+    try:
+        ray.init(
+            address=wanted,
+            include_dashboard=None if wanted else False,
+            configure_logging=True,
+            logging_level="ERROR",
+            log_to_driver=False,
+        )
+    except (RayError, OSError, RuntimeError, ValueError) as error:
+        where = f"at {wanted}" if wanted else "on this machine"
+        raise ArmError(
+            f"no Ray {where} ({_first_line(error)}); "
+            "check the address, or run in this process with --local"
+        ) from error
+    try:
+        yield f"Ray cluster at {wanted}" if wanted else "Ray on this machine"
+    finally:
+        ray.shutdown()
+
+
+def start_ray_arms(specs: Mapping[str, VariantSpec], *, build: Build) -> dict[str, Arm]:
+    """Start one actor for each variant; Ray must be there (`ray_cluster`).
+
+    The arms take turns on the processor, so each may use all of its cores: Ray would
+    otherwise hold an actor to the cores that it reserves.
+
+    Raises:
+        ArmError: A variant can't be loaded in its actor, or not within two minutes.
+    """
+    threads = str(os.cpu_count() or 1)
+    actor_class = ray.remote(_ArmActor).options(
+        num_cpus=0,
+        max_restarts=0,
+        max_task_retries=0,
+        runtime_env={"env_vars": {"OMP_NUM_THREADS": threads}},
+    )
+    actors = {name: actor_class.remote(spec, build) for name, spec in specs.items()}
+    try:
+        ray.get([actor.describe.remote() for actor in actors.values()], timeout=_START_TIMEOUT_S)
+    except GetTimeoutError as error:
+        raise ArmError(
+            f"the arms did not start within {_START_TIMEOUT_S:.0f} s; "
+            "see whether the cluster has room for them (ray status)"
+        ) from error
+    except RayError as error:
+        raise ArmError(f"an arm can't be started: {_first_line(error)}") from error
+    return {name: RayArm(name, actor) for name, actor in actors.items()}
+
+
+def _first_line(error: BaseException) -> str:
+    cause = getattr(error, "cause", None) or error
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

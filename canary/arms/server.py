@@ -1,0 +1,60 @@
+"""What runs inside every arm, in this process or in an actor: the same code."""
+
+import resource
+import sys
+
+from canary.arms.base import Completion
+from canary.clock import Clock
+from canary.evidence.observation import Status
+from canary.traffic.request import Request
+from canary.variants.base import Variant
+
+
+class ArmServer:
+    """Serves one variant and measures it on the spot.
+
+    Args:
+        variant: What answers.
+        clock: Monotonic seconds, the clock that the variant measures with.
+        own_process: Whether the process's memory is this arm's alone.
+    """
+
+    def __init__(self, variant: Variant, *, clock: Clock, own_process: bool) -> None:
+        self._variant = variant
+        self._clock = clock
+        self._own_process = own_process
+        self._facts = variant.describe()
+
+    def serve(self, request: Request) -> Completion:
+        """Answer one request; an exception of the variant is evidence about it."""
+        started_s = self._clock()
+        try:
+            generation = self._variant.generate(request)
+        except Exception as error:  # noqa: BLE001 - whatever a model raises is its failure
+            return Completion(
+                status=Status.ERROR,
+                service_s=self._clock() - started_s,
+                device=self._facts["device"],
+                error=f"{type(error).__name__}: {error}",
+                peak_memory_bytes=self._peak_memory_bytes(),
+            )
+        return Completion(
+            status=Status.OK,
+            service_s=generation.end_s,
+            device=self._facts["device"],
+            generation=generation,
+            peak_memory_bytes=self._peak_memory_bytes(),
+        )
+
+    def describe(self) -> dict[str, str]:
+        """Return what the variant says of itself."""
+        return self._facts
+
+    def _peak_memory_bytes(self) -> int | None:
+        return process_peak_bytes() if self._own_process else None
+
+
+def process_peak_bytes() -> int:
+    """Return the peak resident memory of this process."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,179 @@
+"""Observations on disk: immutable Parquet segments, each there whole or not at all.
+
+A segment is written under a temporary name, synced, then renamed; the manifest, which
+lists each segment with its rows and hash, is replaced the same way afterwards. A crash
+between the two leaves a whole segment that the manifest doesn't list yet: readers take
+it all the same. What a crash can lose is what was not committed: at most `every_s`.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from canary.clock import Clock
+from canary.errors import ObservationError, UsageError
+from canary.evidence.observation import SCHEMA, Observation, to_table
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Every file name of a run, from one value."""
+
+    root: Path
+
+    @property
+    def run_json(self) -> Path:
+        """What is needed to repeat the run and to audit it."""
+        return self.root / "run.json"
+
+    @property
+    def policies(self) -> Path:
+        """Copies of the policy files as they were when the run started."""
+        return self.root / "policies"
+
+    @property
+    def observations(self) -> Path:
+        """The segments and their manifest."""
+        return self.root / "observations"
+
+    @property
+    def manifest(self) -> Path:
+        """The list of segments with rows and hashes."""
+        return self.observations / "manifest.json"
+
+    def segment(self, number: int) -> Path:
+        """The file of one segment, counted from 0."""
+        return self.observations / f"part-{number:06d}.parquet"
+
+    def decision(self, policy: str) -> Path:
+        """The decision document of one policy."""
+        return self.root / f"decision.{policy}.json"
+
+    @property
+    def report_html(self) -> Path:
+        """The report for a browser."""
+        return self.root / "report.html"
+
+    @property
+    def report_markdown(self) -> Path:
+        """The report for a pull request."""
+        return self.root / "report.md"
+
+    def create(self) -> None:
+        """Make the folder; refuse one that already holds something."""
+        if self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
+            raise UsageError(
+                f"{self.root}: already exists and is not empty; "
+                "name another folder with --out or move this one away"
+            )
+        try:
+            self.observations.mkdir(parents=True)
+            self.policies.mkdir()
+        except OSError as error:
+            raise UsageError(
+                f"{self.root}: can't be created ({error.strerror}); "
+                "name a folder that you may write to with --out"
+            ) from error
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Put `content` at `path`, whole or not at all, also through a power cut."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+class Journal:
+    """Appends the observations of whole requests and commits them every few seconds.
+
+    Args:
+        folder: The run folder; its `observations` folder must exist.
+        clock: Monotonic seconds.
+        every_s: How long observations may wait before they are committed.
+    """
+
+    def __init__(self, folder: RunFolder, *, clock: Clock, every_s: float = 2.0) -> None:
+        self._folder = folder
+        self._clock = clock
+        self._every_s = every_s
+        self._pending: list[Observation] = []
+        self._segments: list[dict[str, Any]] = []
+        self._committed_s = clock()
+
+    def append(self, observations: Sequence[Observation]) -> None:
+        """Take the observations of one request, of all arms alike; commit when due."""
+        self._pending.extend(observations)
+        if self._clock() - self._committed_s >= self._every_s:
+            self.commit()
+
+    def commit(self) -> None:
+        """Write what is pending as one segment; do nothing when nothing is."""
+        self._committed_s = self._clock()
+        if not self._pending:
+            return
+        path = self._folder.segment(len(self._segments))
+        sink = pa.BufferOutputStream()
+        pq.write_table(to_table(self._pending), sink, compression="zstd")
+        content = sink.getvalue().to_pybytes()
+        write_atomically(path, content)
+        self._segments.append(
+            {
+                "file": path.name,
+                "rows": len(self._pending),
+                "sha256": hashlib.sha256(content).hexdigest(),
+            }
+        )
+        manifest = {"schema": "canary.manifest/1", "segments": self._segments}
+        write_atomically(
+            self._folder.manifest, (json.dumps(manifest, indent=1) + "\n").encode()
+        )
+        self._pending = []
+
+
+def read_segments(folder: RunFolder) -> pa.Table:
+    """Return everything that a run has committed, in the order it was written.
+
+    Raises:
+        ObservationError: A segment is missing, damaged or not what the manifest lists.
+    """
+    listed: dict[str, dict[str, Any]] = {}
+    if folder.manifest.exists():
+        segments = json.loads(folder.manifest.read_text())["segments"]
+        listed = {segment["file"]: segment for segment in segments}
+    found = sorted(path.name for path in folder.observations.glob("part-*.parquet"))
+    for name in listed:
+        if name not in found:
+            raise ObservationError(
+                f"{folder.observations / name}: listed in the manifest but missing; "
+                "restore it from a copy: a run with a gap can't be judged"
+            )
+    tables = [_read_segment(folder.observations / name, listed.get(name)) for name in found]
+    return pa.concat_tables(tables) if tables else SCHEMA.empty_table()
+
+
+def _read_segment(path: Path, listed: dict[str, Any] | None) -> pa.Table:
+    content = path.read_bytes()
+    if listed and hashlib.sha256(content).hexdigest() != listed["sha256"]:
+        raise ObservationError(
+            f"{path}: its content is not what the manifest lists; "
+            "restore it from a copy: what was changed later can't be judged"
+        )
+    try:
+        return pq.read_table(pa.BufferReader(content), schema=SCHEMA)
+    except pa.ArrowInvalid as error:
+        raise ObservationError(f"{path}: not a Parquet segment ({error})") from error

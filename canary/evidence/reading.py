@@ -1,0 +1,128 @@
+"""Observations from anywhere: a run folder, or a table measured by other tools."""
+
+import gzip
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
+import pyarrow.json as pa_json
+import pyarrow.parquet as pq
+
+from canary.errors import ObservationError
+from canary.evidence.journal import RunFolder, read_segments
+from canary.evidence.observation import REQUIRED, SCHEMA, Status
+
+
+def read_observations(path: Path) -> pa.Table:
+    """Return the observations at `path` in the public schema.
+
+    Takes a run folder, a Parquet file, a CSV file with a header, or JSON lines (both
+    also gzipped). Columns that the schema doesn't know are left out; optional ones
+    that are missing are null.
+
+    Raises:
+        ObservationError: The file can't be read, lacks a required column, or holds a
+            value that the column can't have.
+    """
+    if path.is_dir():
+        folder = RunFolder(path)
+        if not folder.observations.is_dir():
+            raise ObservationError(
+                f"{path}: not a run folder (it has no observations/); "
+                "name a folder that canary run has written, or a table of observations"
+            )
+        return read_segments(folder)
+    return _conform(_read_file(path), path)
+
+
+def _read_file(path: Path) -> pa.Table:
+    name = path.name.removesuffix(".gz")
+    try:
+        content = path.read_bytes()
+        if content[:2] == b"\x1f\x8b":
+            content = gzip.decompress(content)
+        source = pa.BufferReader(content)
+        if name.endswith(".parquet"):
+            return pq.read_table(source)
+        if name.endswith(".csv"):
+            types = {field.name: field.type for field in SCHEMA}
+            options = pa_csv.ConvertOptions(column_types=types, strings_can_be_null=True)
+            return pa_csv.read_csv(source, convert_options=options)
+        if name.endswith((".jsonl", ".ndjson", ".json")):
+            return pa_json.read_json(source)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ObservationError(f"{path}: can't be read ({reason})") from error
+    except (EOFError, pa.ArrowException) as error:
+        raise ObservationError(f"{path}: can't be read ({error})") from error
+    raise ObservationError(
+        f"{path}: unknown kind of file; write .parquet, .csv or .jsonl"
+    )
+
+
+def _conform(table: pa.Table, path: Path) -> pa.Table:
+    missing = [name for name in REQUIRED if name not in table.column_names]
+    if missing:
+        raise ObservationError(
+            f"{path}: lacks the required column{'s' if missing[1:] else ''} "
+            f"{', '.join(missing)}; it has {', '.join(table.column_names)}"
+        )
+    columns = []
+    for field in SCHEMA:
+        if field.name not in table.column_names:
+            columns.append(pa.nulls(table.num_rows, field.type))
+            continue
+        try:
+            column = table[field.name].cast(field.type)
+        except pa.ArrowInvalid as error:
+            raise ObservationError(f"{path}: column {field.name}: {error}") from error
+        if field.name in REQUIRED and column.null_count:
+            row = pc.index(pc.is_null(column), True).as_py() + 1
+            raise ObservationError(
+                f"{path}: row {row}: {field.name} is empty, but every row needs one"
+            )
+        columns.append(column)
+    result = pa.table(columns, schema=SCHEMA)
+    _check_values(result, path)
+    return result
+
+
+def _check_values(table: pa.Table, path: Path) -> None:
+    allowed = [status.value for status in Status]
+    _refuse(
+        table,
+        pc.invert(pc.is_in(table["status"], value_set=pa.array(allowed))),
+        path,
+        "status",
+        f"write one of {', '.join(allowed)}",
+    )
+    score = table["score"]
+    _refuse(
+        table,
+        pc.or_(pc.less(score, 0.0), pc.greater(score, 1.0)),
+        path,
+        "score",
+        "write a number from 0 to 1",
+    )
+    _refuse(
+        table,
+        pc.invert(pc.is_finite(table["arrived_s"])),
+        path,
+        "arrived_s",
+        "write seconds from the run's zero",
+    )
+    for name in ("ttft_s", "tpot_s", "latency_s", "service_s", "queue_s"):
+        wrong = pc.or_(pc.is_nan(table[name]), pc.less(table[name], 0.0))
+        _refuse(table, wrong, path, name, "write seconds, or leave it empty")
+
+
+def _refuse(
+    table: pa.Table, wrong: pa.ChunkedArray, path: Path, column: str, remedy: str
+) -> None:
+    row = pc.index(pc.fill_null(wrong, False), True).as_py()
+    if row >= 0:
+        value = table[column][row].as_py()
+        raise ObservationError(
+            f"{path}: row {row + 1}: {column} can't be {value!r}; {remedy}"
+        )

@@ -1,0 +1,326 @@
+"""The verdict: a pure function of a policy and the evidence so far.
+
+Looks come every `look_every` of the run's own time (intended arrivals), so that
+judging the same observations again finds the same looks and the same verdict. The
+first final one stands; rollback beats promote. See README, "How the verdict is made".
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from canary.decision import Decision, GateResult, Look, Route, Validity, Verdict
+from canary.evidence.pairs import Pairs, pair_up
+from canary.gates import Weight, describe, weigh
+from canary.policy.model import Policy, regime_names, variant_name
+from canary.wording import (
+    because_continue,
+    because_inconclusive,
+    because_promote,
+    because_rollback,
+)
+from canary.stats import harm_mixture, paired_log_e
+
+MAX_VOID_SHARE = 0.01
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """Why no more evidence will come, and the arrival before which it counts."""
+
+    reason: str
+    cutoff_s: float = math.inf
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _State:
+    """One look, weighed: what the verdict follows from."""
+
+    look: Look
+    pairs: Pairs
+    weights: tuple[Weight, ...]
+    log_e_rollback: float
+    validity: Validity
+
+
+def look(
+    policy: Policy, pairs: Pairs, *, cutoff_s: float, earlier: Sequence[Look] = ()
+) -> Look:
+    """Return the state of all gates on what arrived before `cutoff_s`.
+
+    Args:
+        policy: What is to be decided.
+        pairs: The evidence, also what arrived later.
+        cutoff_s: Intended arrival before which a pair counts.
+        earlier: The looks before this one; after a final verdict it stands.
+    """
+    if earlier and earlier[-1].verdict.final:
+        return earlier[-1]
+    return _weigh(policy, pairs, cutoff_s).look
+
+
+def judge(
+    policy: Policy,
+    observations: pa.Table,
+    *,
+    run: str,
+    ended: Ended | None = None,
+    repeat: dict[str, Any] | None = None,
+) -> Decision:
+    """Return the decision document of `policy` on `observations`.
+
+    Args:
+        policy: What is to be decided.
+        observations: Rows in the public schema, of this policy's arms and any others.
+        run: The run's name, for the document.
+        ended: Why no more evidence will come; None while it may.
+        repeat: What is needed to repeat the run; goes into the document as it is.
+
+    Raises:
+        ObservationError: The observations don't hold both arms.
+    """
+    baseline, candidate = variant_name(policy.baseline), variant_name(policy.candidate)
+    pairs = pair_up(observations, baseline=baseline, candidate=candidate)
+    if ended is not None:
+        pairs = pairs.until(ended.cutoff_s)
+    looks: list[Look] = []
+    state = _weigh(policy, pairs, 0.0)
+    for cutoff_s in look_times(policy, pairs):
+        state = _weigh(policy, pairs, cutoff_s)
+        looks.append(state.look)
+        if state.look.verdict.final:
+            break
+    if not looks:
+        looks.append(state.look)
+    return _document(policy, state, looks, run=run, ended=ended, repeat=repeat or {})
+
+
+def look_times(policy: Policy, pairs: Pairs) -> list[float]:
+    """Return the times of all looks: every `look_every`, and one after the last pair."""
+    if not len(pairs):
+        return []
+    end_s = float(np.nextafter(pairs.arrived_s[-1], np.inf))
+    every_s = policy.decision.look_every_s
+    times = [every_s * k for k in range(1, math.ceil(end_s / every_s))]
+    return [*times, end_s]
+
+
+def _weigh(policy: Policy, everything: Pairs, cutoff_s: float) -> _State:
+    pairs = everything.until(cutoff_s)
+    validity = _validity(policy, pairs)
+    weights = tuple(
+        weigh(gate, policy, pairs, validity.baseline_load) for gate in policy.gates
+    )
+    share = 1 / len(weights)
+    log_e_rollback = harm_mixture(
+        [weight.log_e_broken for weight in weights], [share] * len(weights)
+    )
+    verdict = _verdict(policy, validity, weights, log_e_rollback, len(pairs), cutoff_s)
+    found = Look(
+        elapsed_s=cutoff_s,
+        pairs=len(pairs),
+        verdict=verdict,
+        log_e_hold=tuple(weight.log_e_hold for weight in weights),
+        log_e_broken=tuple(weight.log_e_broken for weight in weights),
+    )
+    return _State(
+        look=found,
+        pairs=pairs,
+        weights=weights,
+        log_e_rollback=log_e_rollback,
+        validity=validity,
+    )
+
+
+def _verdict(
+    policy: Policy,
+    validity: Validity,
+    weights: Sequence[Weight],
+    log_e_rollback: float,
+    pairs: int,
+    elapsed_s: float,
+) -> Verdict:
+    rules = policy.decision
+    if not validity.valid:
+        return Verdict.INVALID
+    if log_e_rollback >= _threshold_rollback(policy):
+        return Verdict.ROLLBACK
+    enough = pairs >= rules.min_pairs and elapsed_s >= rules.min_duration_s
+    if enough and all(weight.holds for weight in weights):
+        return Verdict.PROMOTE
+    return Verdict.CONTINUE
+
+
+def _threshold_rollback(policy: Policy) -> float:
+    """A tenth of harm_alpha is kept for the quantile gates' confidence sets."""
+    harm_alpha = policy.decision.harm_alpha
+    return math.log(1 / (harm_alpha - harm_alpha / 10))
+
+
+def _validity(policy: Policy, pairs: Pairs) -> Validity:
+    void, lost_a, lost_b = (
+        len(pairs.void_arrived_s),
+        len(pairs.missing_baseline_s),
+        len(pairs.missing_candidate_s),
+    )
+    offered = len(pairs) + void + lost_a + lost_b
+    void_share = void / offered if offered else 0.0
+    reasons = []
+    if void_share > MAX_VOID_SHARE:
+        reasons.append(
+            f"{void:,} of {offered:,} requests ({void_share:.1%}) were void or shed, more "
+            f"than {MAX_VOID_SHARE:.0%}; what remains may not be a fair sample"
+        )
+    alternative = "greater" if lost_a > lost_b else "less"
+    log_e = paired_log_e(lost_a, 0, lost_b, null_mean=0.0, alternative=alternative)
+    if lost_a + lost_b and log_e >= math.log(2 / policy.decision.alpha):
+        reasons.append(
+            f"answers are missing unequally: {lost_a:,} of the baseline, {lost_b:,} of "
+            "the candidate; find out why before comparing the rest"
+        )
+    return Validity(
+        valid=not reasons,
+        reasons=tuple(reasons),
+        void_share=void_share,
+        missing_baseline=lost_a,
+        missing_candidate=lost_b,
+        baseline_load=_baseline_load(pairs),
+        kernels=pairs.kernels,
+        devices=pairs.devices,
+    )
+
+
+def _baseline_load(pairs: Pairs) -> float | None:
+    """Busy share of the baseline between its first and last arrival; None if unknown."""
+    stamps = pairs.baseline_arrived_s
+    if len(stamps) < 2 or pairs.baseline_busy_s[-1] <= 0:
+        return None
+    span_s = float(stamps[-1] - stamps[0])
+    return float(pairs.baseline_busy_s[-2]) / span_s if span_s > 0 else None
+
+
+def _document(
+    policy: Policy,
+    state: _State,
+    looks: Sequence[Look],
+    *,
+    run: str,
+    ended: Ended | None,
+    repeat: dict[str, Any],
+) -> Decision:
+    verdict = state.look.verdict
+    if verdict is Verdict.CONTINUE and _at_deadline(policy, state.look, ended):
+        verdict = Verdict.INCONCLUSIVE
+    gates = _gate_results(policy, state, rolled_back=verdict is Verdict.ROLLBACK)
+    return Decision(
+        run=run,
+        policy=policy.name,
+        policy_sha256=policy.sha256,
+        verdict=verdict,
+        because=_because(policy, verdict, state, gates, ended),
+        elapsed_s=state.look.elapsed_s,
+        action=_action(policy, verdict),
+        pairs=len(state.pairs),
+        units=_units(state.pairs),
+        gates=gates,
+        validity=state.validity,
+        routing=_routing(policy, verdict, state.pairs),
+        log_e_rollback=state.log_e_rollback,
+        threshold_rollback=_threshold_rollback(policy),
+        baseline=variant_name(policy.baseline),
+        candidate=variant_name(policy.candidate),
+        looks=tuple(looks),
+        repeat=repeat,
+    )
+
+
+def _at_deadline(policy: Policy, last: Look, ended: Ended | None) -> bool:
+    return ended is not None or last.elapsed_s >= policy.decision.max_duration_s
+
+
+def _gate_results(
+    policy: Policy, state: _State, *, rolled_back: bool
+) -> tuple[GateResult, ...]:
+    """A gate counts as broken when its own weighted e-value reaches the threshold, or
+    when it carries most of a rollback that only the mean of all gates has reached."""
+    threshold = _threshold_rollback(policy) + math.log(len(policy.gates))
+    strongest = max(weight.log_e_broken for weight in state.weights)
+    return tuple(
+        describe(
+            gate,
+            policy,
+            state.pairs,
+            weight,
+            broken=weight.log_e_broken >= threshold
+            or (rolled_back and weight.log_e_broken == strongest),
+        )
+        for gate, weight in zip(policy.gates, state.weights, strict=True)
+    )
+
+
+def _because(
+    policy: Policy,
+    verdict: Verdict,
+    state: _State,
+    gates: tuple[GateResult, ...],
+    ended: Ended | None,
+) -> tuple[str, ...]:
+    if verdict is Verdict.INVALID:
+        return state.validity.reasons
+    if verdict is Verdict.ROLLBACK:
+        return because_rollback(gates)
+    if verdict is Verdict.PROMOTE:
+        return because_promote(gates)
+    rules, missing = policy.decision, []
+    if len(state.pairs) < rules.min_pairs:
+        missing.append(f"{len(state.pairs):,} of at least {rules.min_pairs:,} pairs")
+    if state.look.elapsed_s < rules.min_duration_s:
+        missing.append(
+            f"{state.look.elapsed_s:,.0f} s of at least {rules.min_duration_s:,.0f} s"
+        )
+    if verdict is Verdict.CONTINUE:
+        return because_continue(gates, tuple(missing))
+    reason = ended.reason if ended else "max_duration reached"
+    return because_inconclusive(gates, tuple(missing), reason)
+
+
+def _action(policy: Policy, verdict: Verdict) -> str:
+    baseline, candidate = variant_name(policy.baseline), variant_name(policy.candidate)
+    if verdict is Verdict.PROMOTE:
+        return f"replace {baseline} by {candidate}"
+    if verdict is Verdict.ROLLBACK:
+        return f"keep {baseline}; don't roll out {candidate}"
+    if verdict is Verdict.CONTINUE:
+        return "keep the run going; nothing is decided yet"
+    if verdict is Verdict.INVALID:
+        return "mend what made the evidence untrustworthy, then run again"
+    if policy.decision.at_deadline == "rollback":
+        return f"keep {baseline} (at_deadline: rollback)"
+    return "hold the rollout where it is (at_deadline: hold)"
+
+
+def _units(pairs: Pairs) -> int:
+    """Validation groups plus requests that no group holds."""
+    return len(set(pairs.unit[pairs.quality])) + int((~pairs.quality).sum())
+
+
+def _routing(policy: Policy, verdict: Verdict, pairs: Pairs) -> tuple[Route, ...]:
+    baseline, candidate = variant_name(policy.baseline), variant_name(policy.candidate)
+    found = np.searchsorted(policy.regimes, pairs.prompt_tokens, side="right")
+    routes = []
+    for index, regime in enumerate(regime_names(policy.regimes)):
+        count = int((found == index).sum())
+        if count and verdict is Verdict.PROMOTE:
+            serve, why = candidate, "promoted on evidence from this regime"
+        elif count:
+            serve, why = baseline, f"the verdict is {verdict.value}"
+        else:
+            serve, why = baseline, "no evidence in this regime"
+        routes.append(Route(regime=regime, serve=serve, pairs=count, why=why))
+    return tuple(routes)
+
+

@@ -1,0 +1,279 @@
+"""The loop: due request -> all arms -> observations -> journal -> look.
+
+Arms share the device and take turns, in an order drawn anew for every request. What
+one waits for the others must not count against it, so latency comes from a virtual
+queue of each arm alone over the service times that were measured: an arm starts a
+request when it arrives, or when its own previous one ends.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from canary.arms.base import Arm, Completion
+from canary.clock import Clock
+from canary.decision import Look
+from canary.evidence.journal import Journal
+from canary.evidence.observation import Observation, Status, to_table
+from canary.evidence.pairs import pair_up
+from canary.judge import Ended, look
+from canary.policy.model import Policy, VariantSpec, variant_name
+from canary.traffic.request import Plan, Request
+from canary.variants.scoring import score
+
+END_OF_TRAFFIC = "end of traffic"
+DECIDED = "every policy is decided"
+MAX_DURATION = "max_duration reached"
+INTERRUPTED = "interrupted"
+
+
+class Listener(Protocol):
+    """Is told what happens while it happens; a progress bar, or nothing."""
+
+    def answered(self, done: int, planned: int) -> None:
+        """Say that `done` of `planned` requests have been answered by all arms."""
+        ...
+
+    def looked(self, policy: str, found: Look) -> None:
+        """Say what one policy's gates look like now."""
+        ...
+
+
+def arms_of(policies: Iterable[Policy]) -> dict[str, VariantSpec]:
+    """Return the union of the policies' variants by arm name, the baseline first."""
+    specs: dict[str, VariantSpec] = {}
+    for policy in policies:
+        specs.setdefault(variant_name(policy.baseline), policy.baseline)
+    for policy in policies:
+        specs.setdefault(variant_name(policy.candidate), policy.candidate)
+    return specs
+
+
+def warm_up(arms: Mapping[str, Arm], plan: Plan, count: int) -> list[Observation]:
+    """Let every arm answer `count` requests spread over the plan, the longest first.
+
+    The rows are marked `warm` and count nowhere; their times tell what a request costs.
+    """
+    step = max(1, len(plan.requests) // count)
+    sample = sorted(plan.requests[::step][:count], key=_prompt_size, reverse=True)
+    rows = []
+    for request in sample:
+        for name, arm in arms.items():
+            completion = arm.serve(request)
+            rows.append(_observation(request, name, completion, warm=True))
+    return rows
+
+
+def mean_service_s(rows: Sequence[Observation], arm: str) -> float | None:
+    """Return the mean service time of an arm's warm-up; None without an answer.
+
+    The first third is left out: it carries what only the first calls pay.
+    """
+    times = [row.service_s for row in rows if row.arm == arm and row.status == Status.OK]
+    kept = [time for time in times[len(times) // 3 :] if time is not None]
+    return sum(kept) / len(kept) if kept else None
+
+
+def _prompt_size(request: Request) -> int:
+    if request.blocks is not None:
+        return request.blocks.length_tokens
+    return len((request.text or "").split())
+
+
+@dataclass(slots=True)
+class _Watch:
+    """One policy under way: its looks so far and when the next is due."""
+
+    policy: Policy
+    looks: list[Look] = field(default_factory=list)
+    ended: Ended | None = None
+
+    @property
+    def next_look_s(self) -> float:
+        return self.policy.decision.look_every_s * (len(self.looks) + 1)
+
+    @property
+    def arms(self) -> set[str]:
+        return {variant_name(self.policy.baseline), variant_name(self.policy.candidate)}
+
+
+class Runner:
+    """Plays a plan through the arms until every policy is decided or traffic ends.
+
+    Args:
+        policies: Compared on the same traffic; each gets its own verdict.
+        plan: What is sent, and when.
+        arms: The running variants by arm name, at least those of the policies. An arm
+            whose policies are all decided is closed.
+        journal: Where observations go.
+        clock: Monotonic seconds.
+        sleep: Waits for so many seconds.
+        listener: Is told what happens.
+    """
+
+    def __init__(
+        self,
+        policies: Sequence[Policy],
+        plan: Plan,
+        arms: Mapping[str, Arm],
+        journal: Journal,
+        *,
+        clock: Clock,
+        sleep: Callable[[float], None],
+        listener: Listener,
+    ) -> None:
+        self._watches = [_Watch(policy) for policy in policies]
+        self._plan = plan
+        self._arms = dict(arms)
+        self._journal = journal
+        self._clock = clock
+        self._sleep = sleep
+        self._listener = listener
+        self._rows: list[Observation] = []
+        self._free_s = dict.fromkeys(arms, 0.0)
+        self._group_items = Counter(
+            request.group for request in plan.requests if request.group is not None
+        )
+
+    def run(self) -> dict[str, Ended]:
+        """Play the plan; return for each policy why and where its evidence ends.
+
+        A Ctrl-C drops the request in flight, of all arms alike, and ends the run in
+        order; whatever else is raised leaves what was answered committed.
+        """
+        reason = INTERRUPTED
+        try:
+            reason = self._play()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            self._journal.commit()
+        return {
+            watch.policy.name: watch.ended or Ended(reason=reason)
+            for watch in self._watches
+        }
+
+    def _play(self) -> str:
+        zero_s = self._clock()
+        planned = len(self._plan.requests)
+        for index, request in enumerate(self._plan.requests):
+            self._look_before(request.arrival_s)
+            self._end_late(self._clock() - zero_s, request.arrival_s)
+            if all(watch.ended for watch in self._watches):
+                late = any(
+                    watch.ended and watch.ended.reason == MAX_DURATION
+                    for watch in self._watches
+                )
+                return MAX_DURATION if late else DECIDED
+            wait_s = zero_s + request.arrival_s - self._clock()
+            if wait_s > 0:
+                self._sleep(wait_s)
+            rows = self._answer(request, self._plan.arm_orders[index])
+            self._rows.extend(rows)
+            self._journal.append(rows)
+            self._listener.answered(index + 1, planned)
+        return END_OF_TRAFFIC
+
+    def _answer(self, request: Request, order_seed: int) -> list[Observation]:
+        names = list(self._arms)
+        random.Random(order_seed).shuffle(names)  # noqa: S311 - repeatable, not secret
+        rows = []
+        for order, name in enumerate(names):
+            completion = self._arms[name].serve(request)
+            start_s = max(request.arrival_s, self._free_s[name])
+            self._free_s[name] = start_s + completion.service_s
+            rows.append(
+                _observation(
+                    request,
+                    name,
+                    completion,
+                    queue_s=start_s - request.arrival_s,
+                    order=order,
+                    group_items=self._group_items.get(request.group),
+                )
+            )
+        return rows
+
+    def _look_before(self, arrival_s: float) -> None:
+        """Take every look that is due before the next request counts."""
+        table = None
+        for watch in self._watches:
+            while watch.ended is None and watch.next_look_s <= arrival_s:
+                table = table or to_table(self._rows)
+                baseline = variant_name(watch.policy.baseline)
+                candidate = variant_name(watch.policy.candidate)
+                pairs = pair_up(table, baseline=baseline, candidate=candidate)
+                found = look(watch.policy, pairs, cutoff_s=watch.next_look_s)
+                watch.looks.append(found)
+                self._listener.looked(watch.policy.name, found)
+                if found.verdict.final:
+                    watch.ended = Ended(reason=DECIDED, cutoff_s=found.elapsed_s)
+                    self._release()
+
+    def _end_late(self, elapsed_s: float, arrival_s: float) -> None:
+        for watch in self._watches:
+            late = elapsed_s >= watch.policy.decision.max_duration_s
+            if late and watch.ended is None:
+                watch.ended = Ended(reason=MAX_DURATION, cutoff_s=arrival_s)
+                self._release()
+
+    def _release(self) -> None:
+        """Close the arms that no undecided policy needs."""
+        needed: set[str] = set()
+        for watch in self._watches:
+            if watch.ended is None:
+                needed |= watch.arms
+        for name in set(self._arms) - needed:
+            self._arms.pop(name).close()
+
+
+def _observation(
+    request: Request,
+    arm: str,
+    completion: Completion,
+    *,
+    queue_s: float | None = None,
+    order: int | None = None,
+    group_items: int | None = None,
+    warm: bool = False,
+) -> Observation:
+    made = completion.generation
+    answered = made is not None and queue_s is not None
+    wait_s = queue_s or 0.0
+    tpot_s = None
+    if made is not None and made.output_tokens >= 2:
+        tpot_s = (made.end_s - made.first_token_s) / (made.output_tokens - 1)
+    scored = made is not None and made.answer is not None and request.kind == "quality"
+    return Observation(
+        request_id=request.request_id,
+        arm=arm,
+        arrived_s=request.arrival_s,
+        status=completion.status,
+        prompt_tokens=made.prompt_tokens if made else _prompt_size(request),
+        kind=request.kind,
+        session_id=request.session_id,
+        group=request.group,
+        group_items=group_items,
+        task=request.task,
+        score=score(made.answer or "", request.target, request.scorer)
+        if made and scored
+        else None,
+        ttft_s=wait_s + made.first_token_s if made and answered else None,
+        ttft_send_s=made.first_token_s if made else None,
+        tpot_s=tpot_s,
+        queue_s=queue_s,
+        service_s=completion.service_s,
+        latency_s=wait_s + completion.service_s if answered else None,
+        output_tokens=made.output_tokens if made else None,
+        peak_memory_bytes=completion.peak_memory_bytes,
+        density=made.density if made else None,
+        kernel="+".join(made.kernels) if made else None,
+        device=completion.device,
+        warm=warm,
+        weight=request.weight,
+        order=order,
+        answer=made.answer if made else None,
+        error=completion.error,
+    )

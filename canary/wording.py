@@ -1,0 +1,136 @@
+"""Limits and findings in words, the same in the verdict, the report and the terminal."""
+
+from canary.decision import GateResult, GateStatus
+
+_METRICS = {
+    "accuracy": "accuracy",
+    "errors": "error share",
+    "ttft": "time to first token",
+    "tpot": "time per output token",
+    "latency": "latency",
+    "service": "service time",
+    "memory": "peak memory",
+}
+
+
+def limit_in_words(gate: GateResult) -> str:
+    """Return the gate's limit as a sentence part: what must be true."""
+    scope = "".join(
+        [
+            f" on {gate.task}" if gate.task else "",
+            f" for {gate.regime} tokens" if gate.regime else "",
+        ]
+    )
+    metric = _METRICS[gate.metric]
+    if gate.effect == "ratio":
+        at = f"p{(gate.quantile or 0) * 100:g} "
+        return f"{at}{metric}{scope} at most {gate.limit:g}x the baseline's"
+    if gate.metric == "accuracy":
+        return f"accuracy{scope} at most {points(-gate.limit)} below the baseline's"
+    if gate.over_s is not None:
+        slow = f"share of requests with {metric} over {seconds(gate.over_s)}"
+        return f"{slow}{scope} at most {points(gate.limit)} above the baseline's"
+    return f"{metric}{scope} at most {points(gate.limit)} above the baseline's"
+
+
+def effect_in_words(value: float | None, gate: GateResult) -> str:
+    """Return an estimate or a bound on the scale of the gate's limit."""
+    if value is None:
+        return "not known"
+    if gate.effect == "ratio":
+        return f"{value:.3g}x"
+    return f"{value * 100:+.1f} points"
+
+
+def value_in_words(value: float | None, unit: str) -> str:
+    """Return one arm's own value with its unit."""
+    if value is None:
+        return "not known"
+    if unit == "share":
+        return f"{value:.1%}"
+    if unit == "bytes":
+        return f"{value / 2**20:,.0f} MiB"
+    if unit == "s/token":
+        return f"{seconds(value)}/token"
+    return seconds(value)
+
+
+def seconds(value: float) -> str:
+    """Return a duration in the unit that people would say it in."""
+    if value < 1:
+        return f"{value * 1000:.3g} ms"
+    if value < 120:
+        return f"{value:.3g} s"
+    if value < 2 * 3600:
+        return f"{value / 60:.3g} min"
+    return f"{value / 3600:.3g} h"
+
+
+def points(value: float) -> str:
+    """Return a difference of shares as percentage points."""
+    number = f"{value * 100:g}"
+    return f"{number} point" if number == "1" else f"{number} points"
+
+
+def finding_in_words(gate: GateResult) -> str:
+    """Return what the evidence says about one gate, in one sentence."""
+    limit = limit_in_words(gate)
+    estimate = effect_in_words(gate.estimate, gate)
+    lower, upper = effect_in_words(gate.lower, gate), effect_in_words(gate.upper, gate)
+    if gate.status is GateStatus.HOLDS:
+        bound = f"at least {lower}" if gate.at_least else f"at most {upper}"
+        return f"Shown to hold: {limit} (measured {estimate}, {bound})."
+    if gate.status is GateStatus.BROKEN:
+        bound = f"at most {upper}" if gate.at_least else f"at least {lower}"
+        return f"Shown to be broken: {limit} (measured {estimate}, {bound})."
+    if gate.status is GateStatus.INSUFFICIENT:
+        needs = f" {_needed(gate)}" if gate.units_needed else ""
+        return f"Too little evidence: {limit}; {gate.reason}.{needs}"
+    return (
+        f"Not shown yet: {limit} (measured {estimate}, between {lower} and {upper} "
+        f"after {gate.units:,}). {_needed(gate)}"
+    )
+
+
+def _needed(gate: GateResult) -> str:
+    if gate.units_needed is None:
+        return "More of the same evidence would not decide it."
+    more = max(gate.units_needed - gate.units, 0)
+    return f"Needs about {more:,} more if what follows looks like what came so far."
+
+
+def _findings(
+    gates: tuple[GateResult, ...], *statuses: GateStatus
+) -> tuple[str, ...]:
+    return tuple(finding_in_words(gate) for gate in gates if gate.status in statuses)
+
+
+def because_rollback(gates: tuple[GateResult, ...]) -> tuple[str, ...]:
+    """Return which limits are broken and how we know."""
+    return _findings(gates, GateStatus.BROKEN)
+
+
+def because_promote(gates: tuple[GateResult, ...]) -> tuple[str, ...]:
+    """Return that every limit holds, limit by limit."""
+    every = "The only limit is" if len(gates) == 1 else f"All {len(gates)} limits are"
+    return (f"{every} shown to hold.", *_findings(gates, GateStatus.HOLDS))
+
+
+def because_continue(
+    gates: tuple[GateResult, ...], missing: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Return what is not known yet and how much more it takes."""
+    waiting = (f"The policy asks for more: {', '.join(missing)}.",) if missing else ()
+    undecided = _findings(gates, GateStatus.UNDECIDED, GateStatus.INSUFFICIENT)
+    broken = _findings(gates, GateStatus.BROKEN)
+    return (*waiting, *broken, *undecided)
+
+
+def because_inconclusive(
+    gates: tuple[GateResult, ...], missing: tuple[str, ...], ended: str
+) -> tuple[str, ...]:
+    """Return why the run ended without a verdict, and what would have settled it."""
+    return (
+        f"The run ended ({ended}) before this could be decided.",
+        *because_continue(gates, missing),
+    )
