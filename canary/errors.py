@@ -1,12 +1,12 @@
 """Everything that this package raises on purpose, and the exit code of each.
 
-    CanaryError                 something a user can put right: one sentence, no traceback
-    ├── UsageError              the call itself is off: a flag, a path, a folder in use
-    ├── PolicyError             a policy file is off; carries every fault with its place
-    ├── TrafficError            a trace or validation set can't be read or is too broken
-    ├── ObservationError        recorded observations can't be read or don't fit the policy
-    ├── AttentionError          an attention pattern or kernel that can't do what is asked
-    └── ArmError                an arm can't be started where it was asked to run
+    CanaryError             something a user can put right: one sentence, no traceback
+    ├── UsageError          the call itself is off: a flag, a path, a folder in use
+    ├── PolicyError         a policy file is off; carries every fault with its place
+    ├── TrafficError        a trace or validation set can't be read or is too broken
+    ├── ObservationError    recorded observations can't be read or don't fit
+    ├── AttentionError      an attention pattern or kernel can't do what is asked
+    └── ArmError            an arm can't be started where it was asked to run
 
 Anything else that escapes is a bug and keeps its traceback (exit code 1).
 """

@@ -17,13 +17,13 @@ from canary.decision import Decision, GateResult, Look, Route, Validity, Verdict
 from canary.evidence.pairs import Pairs, pair_up
 from canary.gates import Weight, describe, weigh
 from canary.policy.model import Policy, regime_names, variant_name
+from canary.stats import harm_mixture, paired_log_e
 from canary.wording import (
     because_continue,
     because_inconclusive,
     because_promote,
     because_rollback,
 )
-from canary.stats import harm_mixture, paired_log_e
 
 MAX_VOID_SHARE = 0.01
 
@@ -33,7 +33,7 @@ class Ended:
     """Why no more evidence will come, and the arrival before which it counts."""
 
     reason: str
-    cutoff_s: float = math.inf
+    cutoff_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,11 +85,11 @@ def judge(
     """
     baseline, candidate = variant_name(policy.baseline), variant_name(policy.candidate)
     pairs = pair_up(observations, baseline=baseline, candidate=candidate)
-    if ended is not None:
+    if ended is not None and ended.cutoff_s is not None:
         pairs = pairs.until(ended.cutoff_s)
     looks: list[Look] = []
     state = _weigh(policy, pairs, 0.0)
-    for cutoff_s in look_times(policy, pairs):
+    for cutoff_s in _look_times(policy, pairs, ended):
         state = _weigh(policy, pairs, cutoff_s)
         looks.append(state.look)
         if state.look.verdict.final:
@@ -99,11 +99,13 @@ def judge(
     return _document(policy, state, looks, run=run, ended=ended, repeat=repeat or {})
 
 
-def look_times(policy: Policy, pairs: Pairs) -> list[float]:
-    """Return the times of all looks: every `look_every`, and one after the last pair."""
+def _look_times(policy: Policy, pairs: Pairs, ended: Ended | None) -> list[float]:
+    """Every `look_every`, and one where the evidence ends."""
     if not len(pairs):
         return []
     end_s = float(np.nextafter(pairs.arrived_s[-1], np.inf))
+    if ended is not None and ended.cutoff_s is not None:
+        end_s = ended.cutoff_s
     every_s = policy.decision.look_every_s
     times = [every_s * k for k in range(1, math.ceil(end_s / every_s))]
     return [*times, end_s]
@@ -119,7 +121,14 @@ def _weigh(policy: Policy, everything: Pairs, cutoff_s: float) -> _State:
     log_e_rollback = harm_mixture(
         [weight.log_e_broken for weight in weights], [share] * len(weights)
     )
-    verdict = _verdict(policy, validity, weights, log_e_rollback, len(pairs), cutoff_s)
+    verdict = _verdict(
+        policy,
+        validity,
+        weights=weights,
+        log_e_rollback=log_e_rollback,
+        pairs=len(pairs),
+        elapsed_s=cutoff_s,
+    )
     found = Look(
         elapsed_s=cutoff_s,
         pairs=len(pairs),
@@ -139,6 +148,7 @@ def _weigh(policy: Policy, everything: Pairs, cutoff_s: float) -> _State:
 def _verdict(
     policy: Policy,
     validity: Validity,
+    *,
     weights: Sequence[Weight],
     log_e_rollback: float,
     pairs: int,
@@ -172,8 +182,8 @@ def _validity(policy: Policy, pairs: Pairs) -> Validity:
     reasons = []
     if void_share > MAX_VOID_SHARE:
         reasons.append(
-            f"{void:,} of {offered:,} requests ({void_share:.1%}) were void or shed, more "
-            f"than {MAX_VOID_SHARE:.0%}; what remains may not be a fair sample"
+            f"{void:,} of {offered:,} requests ({void_share:.1%}) were void or shed, "
+            f"more than {MAX_VOID_SHARE:.0%}; what remains may not be a fair sample"
         )
     alternative = "greater" if lost_a > lost_b else "less"
     log_e = paired_log_e(lost_a, 0, lost_b, null_mean=0.0, alternative=alternative)
@@ -195,7 +205,7 @@ def _validity(policy: Policy, pairs: Pairs) -> Validity:
 
 
 def _baseline_load(pairs: Pairs) -> float | None:
-    """Busy share of the baseline between its first and last arrival; None if unknown."""
+    """Busy share of the time from the first to the last arrival; None if unknown."""
     stamps = pairs.baseline_arrived_s
     if len(stamps) < 2 or pairs.baseline_busy_s[-1] <= 0:
         return None
@@ -322,5 +332,3 @@ def _routing(policy: Policy, verdict: Verdict, pairs: Pairs) -> tuple[Route, ...
             serve, why = baseline, "no evidence in this regime"
         routes.append(Route(regime=regime, serve=serve, pairs=count, why=why))
     return tuple(routes)
-
-

@@ -71,7 +71,9 @@ def mean_service_s(rows: Sequence[Observation], arm: str) -> float | None:
 
     The first third is left out: it carries what only the first calls pay.
     """
-    times = [row.service_s for row in rows if row.arm == arm and row.status == Status.OK]
+    times = [
+        row.service_s for row in rows if row.arm == arm and row.status == Status.OK
+    ]
     kept = [time for time in times[len(times) // 3 :] if time is not None]
     return sum(kept) / len(kept) if kept else None
 
@@ -97,6 +99,20 @@ class _Watch:
     @property
     def arms(self) -> set[str]:
         return {variant_name(self.policy.baseline), variant_name(self.policy.candidate)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Played:
+    """How a run ended, after how much of the plan's time; `ends` holds the policies
+    whose evidence ended before the run did.
+
+    `peak_bytes` is the peak memory of each arm that has a process of its own.
+    """
+
+    reason: str
+    ends: dict[str, Ended]
+    elapsed_s: float
+    peak_bytes: dict[str, int]
 
 
 class Runner:
@@ -137,7 +153,7 @@ class Runner:
             request.group for request in plan.requests if request.group is not None
         )
 
-    def run(self) -> dict[str, Ended]:
+    def run(self) -> Played:
         """Play the plan; return for each policy why and where its evidence ends.
 
         A Ctrl-C drops the request in flight, of all arms alike, and ends the run in
@@ -150,10 +166,14 @@ class Runner:
             pass
         finally:
             self._journal.commit()
-        return {
-            watch.policy.name: watch.ended or Ended(reason=reason)
-            for watch in self._watches
-        }
+        return Played(
+            reason=reason,
+            ends={
+                watch.policy.name: watch.ended for watch in self._watches if watch.ended
+            },
+            elapsed_s=self._rows[-1].arrived_s if self._rows else 0.0,
+            peak_bytes=_peaks(self._rows),
+        )
 
     def _play(self) -> str:
         zero_s = self._clock()
@@ -227,6 +247,14 @@ class Runner:
                 needed |= watch.arms
         for name in set(self._arms) - needed:
             self._arms.pop(name).close()
+
+
+def _peaks(rows: Sequence[Observation]) -> dict[str, int]:
+    peaks: dict[str, int] = {}
+    for row in rows:
+        if row.peak_memory_bytes is not None:
+            peaks[row.arm] = max(row.peak_memory_bytes, peaks.get(row.arm, 0))
+    return peaks
 
 
 def _observation(

@@ -1,4 +1,4 @@
-"""Limits and findings in words, the same in the verdict, the report and the terminal."""
+"""Limits and findings in words: the same in verdict, report and terminal."""
 
 from canary.decision import GateResult, GateStatus
 
@@ -99,9 +99,7 @@ def _needed(gate: GateResult) -> str:
     return f"Needs about {more:,} more if what follows looks like what came so far."
 
 
-def _findings(
-    gates: tuple[GateResult, ...], *statuses: GateStatus
-) -> tuple[str, ...]:
+def _findings(gates: tuple[GateResult, ...], *statuses: GateStatus) -> tuple[str, ...]:
     return tuple(finding_in_words(gate) for gate in gates if gate.status in statuses)
 
 

@@ -40,4 +40,6 @@ def start_local_arms(
     clock: Clock = time.perf_counter,
 ) -> dict[str, Arm]:
     """Load each variant in this process, under its arm name."""
-    return {name: LocalArm(name, build(spec), clock=clock) for name, spec in specs.items()}
+    return {
+        name: LocalArm(name, build(spec), clock=clock) for name, spec in specs.items()
+    }

@@ -54,7 +54,8 @@ class RayArm:
         except RayError as error:
             raise ArmError(
                 f"arm {self.name} died while it answered request {request.request_id}: "
-                f"{_first_line(error)}; what was recorded stays, see Ray's logs for the cause"
+                f"{_first_line(error)}; what was recorded stays, "
+                "Ray's logs have the cause"
             ) from error
         return completion
 
@@ -117,7 +118,10 @@ def start_ray_arms(specs: Mapping[str, VariantSpec], *, build: Build) -> dict[st
     )
     actors = {name: actor_class.remote(spec, build) for name, spec in specs.items()}
     try:
-        ray.get([actor.describe.remote() for actor in actors.values()], timeout=_START_TIMEOUT_S)
+        ray.get(
+            [actor.describe.remote() for actor in actors.values()],
+            timeout=_START_TIMEOUT_S,
+        )
     except GetTimeoutError as error:
         raise ArmError(
             f"the arms did not start within {_START_TIMEOUT_S:.0f} s; "

@@ -107,7 +107,9 @@ class Journal:
         every_s: How long observations may wait before they are committed.
     """
 
-    def __init__(self, folder: RunFolder, *, clock: Clock, every_s: float = 2.0) -> None:
+    def __init__(
+        self, folder: RunFolder, *, clock: Clock, every_s: float = 2.0
+    ) -> None:
         self._folder = folder
         self._clock = clock
         self._every_s = every_s
@@ -162,7 +164,9 @@ def read_segments(folder: RunFolder) -> pa.Table:
                 f"{folder.observations / name}: listed in the manifest but missing; "
                 "restore it from a copy: a run with a gap can't be judged"
             )
-    tables = [_read_segment(folder.observations / name, listed.get(name)) for name in found]
+    tables = [
+        _read_segment(folder.observations / name, listed.get(name)) for name in found
+    ]
     return pa.concat_tables(tables) if tables else SCHEMA.empty_table()
 
 

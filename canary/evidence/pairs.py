@@ -16,7 +16,8 @@ Texts = npt.NDArray[np.object_]
 
 _MEASURED = ("score", "ttft_s", "tpot_s", "latency_s", "service_s", "peak_memory_bytes")
 _USED = ("request_id", "arrived_s", "status", "prompt_tokens", "kind", "task", "group",
-         "session_id", "group_items", "attempt", "kernel", "device", *_MEASURED)  # fmt: skip
+         "session_id", "group_items", "attempt", "kernel", "device",
+         *_MEASURED)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,9 +136,17 @@ def pair_up(table: pa.Table, *, baseline: str, candidate: str) -> Pairs:
         missing_baseline_s=_only_in(rows_b, ids_a, void, last),
         missing_candidate_s=_only_in(rows_a, ids_b, void, last),
         baseline_arrived_s=rows_a.floats("arrived_s")[busy_order],
-        baseline_busy_s=np.cumsum(np.nan_to_num(rows_a.floats("service_s")[busy_order])),
-        kernels={baseline: rows_a.distinct("kernel"), candidate: rows_b.distinct("kernel")},
-        devices={baseline: rows_a.distinct("device"), candidate: rows_b.distinct("device")},
+        baseline_busy_s=np.cumsum(
+            np.nan_to_num(rows_a.floats("service_s")[busy_order])
+        ),
+        kernels={
+            baseline: rows_a.distinct("kernel"),
+            candidate: rows_b.distinct("kernel"),
+        },
+        devices={
+            baseline: rows_a.distinct("device"),
+            candidate: rows_b.distinct("device"),
+        },
     )
 
 
@@ -166,8 +175,8 @@ def _rows_of(table: pa.Table, name: str, role: str) -> _Rows:
     arm = name if name in present else role
     if table.num_rows and arm not in present:
         raise ObservationError(
-            f"no observations of the {role}: expected an arm named {name!r} or {role!r}, "
-            f"found {', '.join(sorted(present))}"
+            f"no observations of the {role}: expected an arm named {name!r} or "
+            f"{role!r}, found {', '.join(sorted(present))}"
         )
     warm = pc.fill_null(table["warm"], False)
     rows = table.filter(pc.and_(pc.equal(column, arm), pc.invert(warm)))

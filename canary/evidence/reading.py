@@ -47,7 +47,9 @@ def _read_file(path: Path) -> pa.Table:
             return pq.read_table(source)
         if name.endswith(".csv"):
             types = {field.name: field.type for field in SCHEMA}
-            options = pa_csv.ConvertOptions(column_types=types, strings_can_be_null=True)
+            options = pa_csv.ConvertOptions(
+                column_types=types, strings_can_be_null=True
+            )
             return pa_csv.read_csv(source, convert_options=options)
         if name.endswith((".jsonl", ".ndjson", ".json")):
             return pa_json.read_json(source)

@@ -1,0 +1,261 @@
+"""The command line: the only place that prints, exits and wires things together.
+
+Commands import what they need when they are called: `canary validate` must not wait
+for torch, nor `canary --help` for anything.
+"""
+
+import json
+import shlex
+import sys
+import time
+from contextlib import ExitStack
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from canary import __version__
+from canary.errors import CanaryError, ExitCode, PolicyError, UsageError
+
+if TYPE_CHECKING:
+    from canary.decision import Decision
+    from canary.experiment import Place
+    from canary.policy.model import Policy
+
+app = typer.Typer(
+    name="canary",
+    help="May the sparse-attention variant replace the dense one? Exit codes: 0 promote "
+    "or done, 2 usage or policy error, 3 rollback, 4 not decided, 5 invalid, 1 a bug.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+replay = typer.Typer(no_args_is_help=True, help="Look at traffic before replaying it.")
+app.add_typer(replay, name="replay")
+
+PolicyFiles = Annotated[
+    list[Path], typer.Argument(metavar="POLICY...", help="Policy files (YAML).")
+]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+
+
+@app.command()
+def run(
+    policies: PolicyFiles,
+    out: Annotated[
+        Path | None, typer.Option(help="A new folder; default reports/<name>-<time>.")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="A Ray cluster; default RAY_ADDRESS, else local.")
+    ] = None,
+    local: Annotated[
+        bool, typer.Option("--local", help="Run the arms in this process, without Ray.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Seeds the plan.", min=0)] = 0,
+) -> None:
+    """Send the same traffic through all variants and judge every policy."""
+    from rich.console import Console
+
+    from canary import experiment
+    from canary.evidence.journal import RunFolder
+    from canary.progress import Progress
+
+    if local and address:
+        raise UsageError("--local and --address exclude each other; give one of them")
+    loaded = _load_for_run(policies)
+    prepared = experiment.prepare(loaded, seed=seed)
+    name = loaded[0].name if len(loaded) == 1 else "run"
+    stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+    folder = RunFolder(out or Path("reports") / f"{name}-{stamp}")
+    with ExitStack() as stack:
+        place = _place(stack, address=address, local=local)
+        console = Console(stderr=True)
+        progress = stack.enter_context(Progress(console, loaded, clock=time.monotonic))
+        decisions = experiment.execute(
+            prepared,
+            folder,
+            place,
+            command=shlex.join(["canary", *sys.argv[1:]]),
+            listener=progress,
+        )
+    _finish(folder, loaded, decisions)
+
+
+@app.command()
+def judge(
+    evidence: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN|OBSERVATIONS",
+            help="A run folder, or observations as .parquet, .csv or .jsonl.",
+        ),
+    ],
+    policy: Annotated[
+        list[Path], typer.Option("--policy", help="A policy file; may be repeated.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Judge what was recorded under these policies; write nothing."""
+    from canary.decision import worst_exit_code
+    from canary.evidence.journal import RunFolder
+    from canary.evidence.reading import read_observations
+    from canary.judge import judge as decide
+    from canary.policy.load import load_policies
+    from canary.record import ended_of, read_run
+
+    if not evidence.exists():
+        raise UsageError(f"{evidence}: no such file or folder; name what was recorded")
+    loaded = load_policies(policy)
+    record = read_run(RunFolder(evidence)) if evidence.is_dir() else {}
+    observations = read_observations(evidence)
+    decisions = [
+        decide(
+            one,
+            observations,
+            run=record.get("run", evidence.name),
+            ended=ended_of(record, one.name, one.sha256),
+        )
+        for one in loaded
+    ]
+    if as_json:
+        documents = [decision.to_dict() for decision in decisions]
+        found = documents if len(documents) > 1 else documents[0]
+        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+    else:
+        _print_decisions(record, loaded, decisions)
+    raise typer.Exit(worst_exit_code([decision.verdict for decision in decisions]))
+
+
+@app.command()
+def report(run_folder: RunArgument) -> None:
+    """Judge a run again and write its reports anew."""
+    from canary import experiment
+    from canary.evidence.journal import RunFolder
+
+    folder = RunFolder(run_folder)
+    policies = experiment.kept_policies(folder)
+    _finish(folder, policies, experiment.conclude(folder, policies))
+
+
+@app.command()
+def validate(policies: PolicyFiles) -> None:
+    """Check policies and say in words what each will do."""
+    from canary.policy.explain import explain
+
+    for policy in _load_for_run(policies):
+        typer.echo(explain(policy))
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a policy, for editors."""
+    from canary.policy.schema import json_schema
+
+    typer.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+
+
+@replay.command()
+def inspect(
+    trace: Annotated[Path, typer.Argument(metavar="TRACE", help="A trace file.")],
+    as_json: AsJson = False,
+) -> None:
+    """Say what a trace holds: rows, lengths, regimes, burstiness, warnings."""
+    from canary.policy.model import DEFAULT_REGIMES_TOKENS
+    from canary.traffic.formats import read_trace
+    from canary.traffic.inspect import inspect_trace, render_inspection
+
+    found = inspect_trace(read_trace(trace), DEFAULT_REGIMES_TOKENS)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+    else:
+        typer.echo(render_inspection(found))
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Print it.")] = False,
+) -> None:
+    """Say which version this is."""
+    if version:
+        typer.echo(f"canary {__version__}")
+        raise typer.Exit
+
+
+def _load_for_run(paths: list[Path]) -> "tuple[Policy, ...]":
+    """Load policies that one run can serve, with every file they name in place."""
+    from canary.policy.load import comparable, load_policies, missing_files
+
+    policies = load_policies(paths)
+    comparable(policies)
+    missing = tuple(fault for policy in policies for fault in missing_files(policy))
+    if missing:
+        raise PolicyError(missing)
+    return policies
+
+
+def _place(stack: ExitStack, *, address: str | None, local: bool) -> "Place":
+    from canary.experiment import Place
+    from canary.variants import build
+
+    if local:
+        from canary.arms.local import start_local_arms
+
+        start = partial(start_local_arms, build=build)
+        return Place(where="in this process", start_arms=start)
+    try:
+        from canary.arms.ray import ray_cluster, start_ray_arms
+    except ImportError as error:
+        raise UsageError(
+            f"Ray can't be imported ({error}); install it with `pip install ray`, "
+            "or run in this process with --local"
+        ) from error
+    where = stack.enter_context(ray_cluster(address))
+    return Place(where=where, start_arms=partial(start_ray_arms, build=build))
+
+
+def _finish(
+    folder: "RunFolder", policies: "tuple[Policy, ...]", decisions: "tuple[Decision, ...]"
+) -> None:
+    from canary.decision import worst_exit_code
+    from canary.record import read_run
+
+    _print_decisions(read_run(folder), policies, list(decisions))
+    typer.echo(f"Report: {folder.report_html}")
+    raise typer.Exit(worst_exit_code([decision.verdict for decision in decisions]))
+
+
+def _print_decisions(
+    record: dict[str, object], policies: "tuple[Policy, ...]", decisions: "list[Decision]"
+) -> None:
+    from rich.console import Console
+
+    from canary.evidence.observation import SCHEMA
+    from canary.report import ReportData, render_terminal
+
+    data = ReportData(
+        run=record,
+        policies=policies,
+        decisions=tuple(decisions),
+        observations=SCHEMA.empty_table(),
+    )
+    render_terminal(data, Console())
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one sentence and an exit code."""
+    try:
+        app()
+    except CanaryError as error:
+        typer.echo(str(error), err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("interrupted before anything was recorded", err=True)
+        sys.exit(ExitCode.UNDECIDED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,247 @@
+"""From policies to a finished run folder: prepare, start arms, play, judge, report.
+
+The one place that knows the whole order of things. It prints nothing and starts
+nothing by itself: the command line says where arms run and shows what happens.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from canary.arms.base import Arm
+from canary.arms.server import process_peak_bytes
+from canary.clock import Clock
+from canary.decision import Decision
+from canary.errors import ArmError
+from canary.evidence.journal import Journal, RunFolder, write_atomically
+from canary.evidence.observation import Observation
+from canary.evidence.reading import read_observations
+from canary.judge import Ended, judge
+from canary.policy.load import load_policies
+from canary.policy.model import LoadTarget, Policy, VariantSpec, variant_name
+from canary.record import SCHEMA, ended_of, machine, read_run, versions, write_run
+from canary.report import ReportData, render_html, render_markdown
+from canary.runner import Listener, Runner, arms_of, mean_service_s, warm_up
+from canary.traffic.formats import Trace, read_trace
+from canary.traffic.plan import make_plan, with_speed
+from canary.traffic.request import Plan
+from canary.traffic.validation import ValidationSet, read_validation
+
+_WARM_UP_REQUESTS = 12
+
+StartArms = Callable[[Mapping[str, VariantSpec]], dict[str, Arm]]
+"""Loads variants where they are to run: in this process, or in Ray actors."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """What will be sent and to whom, before anything has been started."""
+
+    policies: tuple[Policy, ...]
+    trace: Trace
+    validation: tuple[ValidationSet, ...]
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a run takes place, and how it is timed."""
+
+    where: str
+    start_arms: StartArms
+    clock: Clock = time.perf_counter
+    sleep: Callable[[float], None] = time.sleep
+
+
+def prepare(policies: tuple[Policy, ...], *, seed: int) -> Prepared:
+    """Read the traffic that the policies name and plan every request.
+
+    Raises:
+        TrafficError: The trace or a validation set can't be used.
+    """
+    traffic = policies[0].traffic
+    trace = read_trace(Path(traffic.source), format=traffic.format)
+    paths = dict.fromkeys(path for policy in policies for path in policy.validation)
+    validation = read_validation([Path(path) for path in paths])
+    speed = traffic.speed
+    plan = make_plan(
+        trace,
+        [item for one in validation for item in one.items],
+        limit_prompt_tokens=traffic.limit.prompt_tokens,
+        limit_output_tokens=traffic.limit.output_tokens,
+        limit_requests=traffic.limit.requests,
+        speed=1.0 if isinstance(speed, LoadTarget) else speed,
+        seed=seed,
+    )
+    return Prepared(policies=policies, trace=trace, validation=validation, plan=plan)
+
+
+def execute(
+    prepared: Prepared,
+    folder: RunFolder,
+    place: Place,
+    *,
+    command: str,
+    listener: Listener,
+) -> tuple[Decision, ...]:
+    """Run it all and leave decisions and reports in `folder`, which must be new.
+
+    Raises:
+        UsageError: The folder can't be made.
+        ArmError: An arm can't be started or has died; what was recorded stays.
+    """
+    folder.create()
+    _keep_policies(folder, prepared.policies)
+    started_s = place.clock()
+    arms = place.start_arms(arms_of(prepared.policies))
+    facts = {name: arm.describe() for name, arm in arms.items()}
+    journal = Journal(folder, clock=place.clock)
+    warm = warm_up(arms, prepared.plan, _WARM_UP_REQUESTS)
+    journal.append(warm)
+    plan = _at_speed(prepared, warm)
+    record = _record(prepared, plan, facts, place.where, command, folder)
+    write_run(folder, record)
+    runner = Runner(
+        prepared.policies,
+        plan,
+        arms,
+        journal,
+        clock=place.clock,
+        sleep=place.sleep,
+        listener=listener,
+    )
+    played = runner.run()
+    record |= {
+        "ended": played.reason,
+        "ends": {name: _end(end) for name, end in played.ends.items()},
+        "elapsed_s": played.elapsed_s,
+        "wall_s": place.clock() - started_s,
+        "peak_memory_bytes": process_peak_bytes() + sum(played.peak_bytes.values()),
+    }
+    for name, peak in played.peak_bytes.items():
+        record["arms"][name]["peak_memory_bytes"] = peak
+    write_run(folder, record)
+    return conclude(folder, prepared.policies)
+
+
+def conclude(folder: RunFolder, policies: Sequence[Policy]) -> tuple[Decision, ...]:
+    """Judge what the folder holds; write decision documents and reports anew."""
+    record = read_run(folder)
+    observations = read_observations(folder.root)
+    decisions = tuple(
+        judge(
+            policy,
+            observations,
+            run=record["run"],
+            ended=ended_of(record, policy.name, policy.sha256),
+            repeat=_repeat(record),
+        )
+        for policy in policies
+    )
+    for decision in decisions:
+        write_atomically(
+            folder.decision(decision.policy), decision.to_json().encode()
+        )
+    data = ReportData(
+        run=record,
+        policies=tuple(policies),
+        decisions=decisions,
+        observations=observations,
+    )
+    write_atomically(folder.report_html, render_html(data).encode())
+    write_atomically(folder.report_markdown, render_markdown(data).encode())
+    return decisions
+
+
+def kept_policies(folder: RunFolder) -> tuple[Policy, ...]:
+    """Return the policies of a run as they were when it started."""
+    return load_policies(sorted(folder.policies.glob("*.yaml")))
+
+
+def _keep_policies(folder: RunFolder, policies: Sequence[Policy]) -> None:
+    for policy in policies:
+        target = folder.policies / f"{policy.name}.yaml"
+        write_atomically(target, Path(policy.path).read_bytes())
+
+
+def _at_speed(prepared: Prepared, warm: Sequence[Observation]) -> Plan:
+    """Set the speed at which the baseline alone is busy for the share asked for."""
+    policy = prepared.policies[0]
+    speed, plan = policy.traffic.speed, prepared.plan
+    if not isinstance(speed, LoadTarget):
+        return plan
+    baseline = variant_name(policy.baseline)
+    service_s = mean_service_s(warm, baseline)
+    if service_s is None:
+        raise ArmError(
+            f"arm {baseline} failed every warm-up request, so its load can't be known; "
+            f"the first error was: {next(row.error for row in warm if row.error)}"
+        )
+    span_s = plan.requests[-1].arrival_s - plan.requests[0].arrival_s
+    busy_s = service_s * len(plan.requests)
+    return with_speed(plan, speed.baseline_load * span_s / busy_s)
+
+
+def _record(
+    prepared: Prepared,
+    plan: Plan,
+    facts: Mapping[str, Mapping[str, str]],
+    where: str,
+    command: str,
+    folder: RunFolder,
+) -> dict[str, Any]:
+    trace = prepared.trace
+    quality = sum(request.kind == "quality" for request in plan.requests)
+    return {
+        "schema": SCHEMA,
+        "run": folder.root.name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command,
+        "seed": plan.seed,
+        "where": where,
+        "versions": versions(),
+        "machine": machine(),
+        "speed": plan.speed,
+        "plan": {
+            "sha256": plan.sha256,
+            "requests": len(plan.requests),
+            "latency_requests": len(plan.requests) - quality,
+            "quality_requests": quality,
+            "span_s": plan.requests[-1].arrival_s,
+            "notes": list(plan.notes),
+        },
+        "source": {
+            "path": str(trace.path),
+            "format": trace.format,
+            "sha256": trace.sha256,
+            "rows": len(trace.rows),
+            "bad_rows": trace.bad_count,
+        },
+        "validation": [
+            {
+                "path": str(one.path),
+                "sha256": one.sha256,
+                "items": len(one.items),
+                "groups": len({item.group or item.id for item in one.items}),
+            }
+            for one in prepared.validation
+        ],
+        "arms": {name: dict(described) for name, described in facts.items()},
+        "policies": {policy.name: policy.sha256 for policy in prepared.policies},
+    }
+
+
+def _end(end: Ended) -> dict[str, Any]:
+    return {"reason": end.reason, "cutoff_s": end.cutoff_s}
+
+
+def _repeat(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a decision document needs to be repeated: inputs, not what came out."""
+    return {
+        key: record[key]
+        for key in ("command", "seed", "versions", "source", "validation")
+        if key in record
+    } | {"plan_sha256": record["plan"]["sha256"]}

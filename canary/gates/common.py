@@ -1,0 +1,56 @@
+"""What both kinds of gates need: which pairs count, and with which times."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from canary.evidence.pairs import Bools, Floats, Pairs, Side
+from canary.policy.model import Gate, Policy, regime_names
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weight:
+    """The evidence about one limit: ln of the e-values, and when it counts as shown.
+
+    `insufficient` says why the evidence can't bound anything yet; None when it can.
+    """
+
+    log_e_hold: float
+    log_e_broken: float
+    threshold_hold: float
+    insufficient: str | None = None
+
+    @property
+    def holds(self) -> bool:
+        """Whether the limit is shown to hold."""
+        return self.insufficient is None and self.log_e_hold >= self.threshold_hold
+
+
+def no_evidence(reason: str, threshold_hold: float) -> Weight:
+    """Return the weight of nothing: e-values of 1."""
+    return Weight(
+        log_e_hold=0.0,
+        log_e_broken=0.0,
+        threshold_hold=threshold_hold,
+        insufficient=reason,
+    )
+
+
+def timings(gate: Gate, pairs: Pairs) -> tuple[Floats, Floats, Bools]:
+    """Both arms' times, infinite where a request failed, and where both are known."""
+    baseline, candidate = _times(gate, pairs.baseline), _times(gate, pairs.candidate)
+    return baseline, candidate, pairs.timed & ~np.isnan(baseline) & ~np.isnan(candidate)
+
+
+def _times(gate: Gate, side: Side) -> Floats:
+    measured: Floats = getattr(side, f"{gate.metric}_s")
+    return np.where(side.failed, np.inf, measured)
+
+
+def in_regime(gate: Gate, policy: Policy, pairs: Pairs) -> Bools:
+    """Which pairs have a prompt of the gate's regime; all of them if it names none."""
+    if gate.regime is None:
+        return np.ones(len(pairs), dtype=bool)
+    wanted = regime_names(policy.regimes).index(gate.regime)
+    found = np.searchsorted(policy.regimes, pairs.prompt_tokens, side="right")
+    return np.asarray(found == wanted, dtype=bool)

@@ -1,0 +1,85 @@
+"""run.json: what a run was made of, to repeat it and to audit it."""
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from canary.errors import UsageError
+from canary.evidence.journal import RunFolder, write_atomically
+from canary.judge import Ended
+from canary.runner import INTERRUPTED
+
+SCHEMA = "canary.run/1"
+
+
+def write_run(folder: RunFolder, record: Mapping[str, Any]) -> None:
+    """Put the record at its place, whole or not at all."""
+    text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(folder.run_json, text.encode())
+
+
+def read_run(folder: RunFolder) -> dict[str, Any]:
+    """Return the record of a run.
+
+    Raises:
+        UsageError: The folder is not a run folder, or its record is damaged.
+    """
+    try:
+        record: dict[str, Any] = json.loads(folder.run_json.read_text())
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"{folder.root}: not a run folder (it has no run.json); "
+            "name a folder that canary run has written"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{folder.run_json}: can't be read ({error})") from error
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        raise UsageError(f"{folder.run_json}: its schema is not {SCHEMA}")
+    return record
+
+
+def ended_of(record: Mapping[str, Any], policy: str, sha256: str) -> Ended | None:
+    """Return where the run's evidence for a policy ends; None if it may still grow.
+
+    A policy that the run did not have, or that has changed since, is judged on
+    everything that the run has.
+    """
+    ends = record.get("ends", {})
+    if policy in ends and record["policies"][policy] == sha256:
+        return Ended(**ends[policy])
+    reason = record.get("ended")
+    return None if reason in (None, INTERRUPTED) else Ended(reason=reason)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what the results depend on."""
+    found = {"canary": version("attention-canary"), "python": platform.python_version()}
+    for package in ("torch", "ray", "numpy", "scipy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Return what this machine is: processor, cores, memory, operating system."""
+    return {
+        "cpu": _processor(),
+        "cores": os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "os": platform.platform(),
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
