@@ -1,0 +1,74 @@
+"""Bounds for a quantile of one sample, valid at all times at once."""
+
+import math
+from collections.abc import Callable
+
+from scipy.special import betaln
+
+from canary.stats.betting import log_threshold
+
+# The mixture is tuned once, to be tight at this level and at t_opt; any other choice
+# is as valid, and it must not depend on the data.
+_ALPHA_OPT = 0.05
+
+
+def quantile_ranks(
+    n: int, p: float, *, alpha: float, t_opt: float = 5000
+) -> tuple[int, int]:
+    """Return the ranks (1-based) of the order statistics that enclose the p quantile.
+
+    With probability 1 - alpha, at all n at once, the whole interval of p quantiles
+    lies between the two order statistics, both included. Rank 0 and rank n + 1 mean
+    that there is no finite bound on that side: order statistics at minus and plus
+    infinity. Ties are allowed. Assumes that each value has, given all earlier ones,
+    the same p quantile.
+
+    Howard and Ramdas, "Sequential estimation of quantiles", Bernoulli 2022, Theorem
+    1(b): the number of values up to the quantile is bet on with a beta mixture around
+    p (Howard et al. 2021, Proposition 7), whose variance parameter fits n = t_opt. A
+    rank is in the set while the mixture is below 1/alpha; it is convex in the rank.
+
+    Raises:
+        ValueError: n below 0, p or alpha outside (0, 1), or t_opt not above 0.
+    """
+    if n < 0 or not 0 < p < 1 or not t_opt > 0:
+        raise ValueError(f"need n >= 0, 0 < p < 1, t_opt > 0: {n=}, {p=}, {t_opt=}")
+    threshold = log_threshold(alpha)
+    a, b = _beta_parameters(p, t_opt)
+
+    def plausible(count: int) -> bool:
+        return _log_mixture(count, n, p, a, b) < threshold
+
+    inside = round(p * n)
+    fewest = _boundary(plausible, inside, -1)
+    most = _boundary(plausible, inside, n + 1)
+    return fewest, most + 1
+
+
+def _boundary(plausible: Callable[[int], bool], inside: int, outside: int) -> int:
+    """Return the last plausible count on the way from inside to outside."""
+    while abs(outside - inside) > 1:
+        middle = (inside + outside) // 2
+        if plausible(middle):
+            inside = middle
+        else:
+            outside = middle
+    return inside
+
+
+def _beta_parameters(p: float, t_opt: float) -> tuple[float, float]:
+    """Return the beta distribution that is mixed over; its mean is p.
+
+    Howard et al., "Time-uniform, nonparametric, nonasymptotic confidence sequences",
+    Annals of Statistics 2021, section 3.5: the best normal mixture's parameter.
+    """
+    variance = p * (1 - p)
+    log_odds = 2 * math.log(1 / _ALPHA_OPT)
+    rho = variance * t_opt / (log_odds + math.log1p(log_odds))
+    r = max(rho - variance, 1e-3 * variance)
+    return r / (1 - p), r / p
+
+
+def _log_mixture(count: int, n: int, p: float, a: float, b: float) -> float:
+    mixed = betaln(a + count, b + n - count) - betaln(a, b)
+    return float(mixed - count * math.log(p) - (n - count) * math.log1p(-p))
