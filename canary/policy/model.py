@@ -1,13 +1,42 @@
 """What a policy says, as frozen values. `canary.policy.load` makes them from YAML.
 
 Names on the left of an alias carry the unit; the alias is what a policy file writes.
+The text under each field is what `canary schema` tells an editor about it.
 """
 
-from typing import Any, Literal
+import re
+from itertools import pairwise
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    StringConstraints,
+    Tag,
+    WithJsonSchema,
+)
 
-from canary.policy.units import DurationS, Factor, Percentile, Share, Tokens
+from canary.policy.units import (
+    DURATION_PATTERN,
+    DurationS,
+    Factor,
+    Percentile,
+    PositiveDurationS,
+    Share,
+    Tokens,
+    factor,
+    share_text,
+    shown,
+    tokens_text,
+)
 
 Metric = Literal[
     "accuracy",
@@ -20,122 +49,321 @@ Metric = Literal[
 ]
 TIMED_METRICS = ("ttft", "tpot", "latency", "service")
 
+_TIMED_FORMS = (("quantile", "max_ratio"), ("over", "margin"))
+GATE_FORMS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "accuracy": (("margin",),),
+    "errors": (("margin",),),
+    **dict.fromkeys(TIMED_METRICS, _TIMED_FORMS),
+    "memory": (("quantile", "max_ratio"),),
+}
+"""The ways to state a limit, per metric, as the keys that each way needs."""
+
+MODEL_LAYERS = {"reference": 4}
+"""The models that a variant can have, and how many layers each has."""
+
+DEFAULT_REGIMES_TOKENS = (8 * 1024, 32 * 1024, 128 * 1024)
+
+_Text = Annotated[StrictStr, StringConstraints(min_length=1)]
+
+
+class Place(NamedTuple):
+    """Where something stands in a policy file; line and column count from 1."""
+
+    file: str
+    line: int
+    column: int
+
 
 class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        populate_by_name=True,
+        use_attribute_docstrings=True,
+    )
+
+
+def _attention(value: object) -> object:
+    if not isinstance(value, (str, dict)) or not value:
+        raise ValueError(
+            f"expected an attention pattern, got {shown(value)}; write dense or "
+            "for example {pattern: sliding_window, window: 256}"
+        )
+    return value
 
 
 class VariantSpec(_Value):
     """A model with an attention pattern, as a policy names it."""
 
-    model: str
-    attention: str | dict[str, Any] = "dense"
+    model: _Text = Field(examples=["reference"])
+    """The model: `reference`, the small model that ships."""
+
+    attention: Annotated[str | dict[str, Any], BeforeValidator(_attention)] = "dense"
+    """The attention pattern: `dense`, a mapping such as `{pattern: sliding_window,
+    window: 256}`, or `{layers: {0-2: {...}, 3: dense}}` for a pattern per layer."""
+
+
+def _busy(value: float) -> float:
+    if value == 0:
+        raise ValueError("expected a share above 0%, got '0%'; write for example 60%")
+    return value
 
 
 class LoadTarget(_Value):
     """A speed at which the baseline alone would be busy for this share of the time."""
 
-    baseline_load: Share
+    baseline_load: Annotated[Share, AfterValidator(_busy)] = Field(examples=["60%"])
+    """The share of the time for which the baseline alone would be busy."""
 
 
 class Limit(_Value):
     """Which rows of the trace are used; what is left out is counted in the report."""
 
     prompt_tokens: Tokens | None = None
+    """Longest prompt, in tokens (k = 1024)."""
+
     output_tokens: Tokens | None = None
-    requests: int | None = Field(default=None, gt=0)
+    """Longest answer, in tokens (k = 1024)."""
+
+    requests: StrictInt | None = Field(default=None, gt=0, examples=[1000])
+    """Use this many requests, from the beginning of the trace."""
+
+
+def _speed(value: object) -> float:
+    try:
+        return factor(value)
+    except ValueError as error:
+        raise ValueError(f"{error} or {{baseline_load: 60%}}") from error
+
+
+UNION_TAGS = ("<factor>", "<load>")
+"""What pydantic adds to the path of a speed, though no policy writes it."""
+
+Speed = Annotated[
+    Annotated[Factor, BeforeValidator(_speed), Tag("<factor>")]
+    | Annotated[LoadTarget, Tag("<load>")],
+    Discriminator(lambda value: UNION_TAGS[isinstance(value, (dict, LoadTarget))]),
+]
+"""A factor, or the load that the baseline alone should have."""
 
 
 class Traffic(_Value):
     """Where requests come from and how fast they are replayed."""
 
-    source: str
+    source: _Text = Field(examples=["replay/trace.jsonl.gz"])
+    """The trace, a file. A relative path counts from the current folder or, if there
+    is nothing, from the policy's folder or the folder above it."""
+
     format: Literal["auto", "azure", "mooncake"] = "auto"
-    speed: Factor | LoadTarget = 1.0
-    loop: bool = False
-    limit: Limit = Limit()
+    """The trace's format; `auto` recognises it."""
+
+    speed: Speed = 1.0
+    """How fast: `4x` is four times faster than recorded; `{baseline_load: 60%}` is the
+    speed at which the baseline alone would be busy for 60 % of the time."""
+
+    loop: StrictBool = False
+    """Whether the trace begins again at its end; otherwise its end is a deadline."""
+
+    limit: Limit = Field(default=Limit(), examples=["{prompt_tokens: 8k}"])
+    """Which rows of the trace are used."""
+
+
+def _margin(value: float) -> float:
+    if value == 0:
+        raise ValueError(
+            "a margin of 0% can't be shown to hold when both variants are equal, "
+            "however long the run; write the least loss that matters, for example 1%"
+        )
+    if value == 1:
+        raise ValueError(
+            "a margin of 100% allows everything; "
+            "write the least loss that matters, for example 1%"
+        )
+    return value
 
 
 class Gate(_Value):
-    """One limit: shown to hold, shown to be broken, or not shown yet."""
+    """One limit: shown to hold, shown to be broken, or not shown yet.
 
-    metric: Metric
-    task: str | None = None
-    regime: str | None = None
+    accuracy and errors: `margin`; ttft, tpot, latency and service: `quantile` with
+    `max_ratio`, or `over` with `margin`; memory: `quantile` with `max_ratio`.
+    """
+
+    metric: Metric = Field(examples=["accuracy"])
+    """What is compared: `ttft` is the time to the first token, `tpot` the time per
+    further token, `latency` counts from the intended arrival, `service` from the
+    send, `memory` is the peak."""
+
+    task: _Text | None = None
+    """Only validation items of this task (accuracy)."""
+
+    regime: _Text | None = None
+    """Only prompts of this length: a range between two of `regimes`, such as 8k-32k."""
+
     quantile: Percentile | None = None
-    over_s: DurationS | None = Field(default=None, alias="over")
-    margin: Share | None = None
-    max_ratio: float | None = Field(default=None, gt=0)
+    """Which quantile of the requests is compared, such as p50 or p99."""
+
+    over_s: PositiveDurationS | None = Field(default=None, alias="over")
+    """Compare the share of requests that take longer than this."""
+
+    margin: Annotated[Share, AfterValidator(_margin)] | None = None
+    """How many percentage points worse than the baseline is still acceptable."""
+
+    max_ratio: StrictFloat | None = Field(
+        default=None, gt=0, allow_inf_nan=False, examples=[1.05]
+    )
+    """The candidate's quantile may be at most this many times the baseline's."""
 
     @property
     def name(self) -> str:
         """A name that is unique within a policy and reads as the limit does."""
         parts: list[str] = [self.metric]
         if self.quantile is not None:
-            parts.append(f"p{self.quantile * 100:g}")
+            parts.append(f"p{self.quantile * 100:.10g}")
         if self.over_s is not None:
-            parts.append(f"over {self.over_s:g}s")
+            parts.append(f"over {self.over_s:.10g}s")
         parts += [scope for scope in (self.task, self.regime) if scope]
         return " ".join(parts)
+
+
+def _risk(value: float) -> float:
+    if not 0 < value <= 0.5:
+        raise ValueError(
+            f"expected a chance above 0% and up to 50%, got '{share_text(value)}'; "
+            "write for example 5%"
+        )
+    return value
+
+
+Risk = Annotated[Share, AfterValidator(_risk)]
+
+
+def _block(value: object) -> object:
+    if isinstance(value, str) and re.fullmatch(DURATION_PATTERN, value):
+        raise ValueError("blocks of time are not in this version; write request")
+    return value
 
 
 class DecisionRules(_Value):
     """How sure one must be, when one looks, and when it ends."""
 
-    alpha: Share = 0.05
-    harm_alpha: Share = 0.05
+    alpha: Risk = 0.05
+    """Greatest chance to promote although one limit is broken."""
+
+    harm_alpha: Risk = 0.05
+    """Greatest chance to roll back although all limits hold."""
+
     min_duration_s: DurationS = Field(default=24 * 3600.0, alias="min_duration")
-    max_duration_s: DurationS = Field(default=7 * 86400.0, alias="max_duration")
-    min_pairs: int = Field(default=1000, ge=1)
-    look_every_s: DurationS = Field(default=3600.0, alias="look_every")
-    block: Literal["auto", "request"] = "auto"
+    """No promotion before this much wall time; at least one daily cycle is wise."""
+
+    max_duration_s: PositiveDurationS = Field(default=7 * 86400.0, alias="max_duration")
+    """The deadline, in wall time."""
+
+    min_pairs: StrictInt = Field(default=1000, ge=1, examples=[1000])
+    """No promotion before both arms have answered this many requests."""
+
+    look_every_s: PositiveDurationS = Field(default=3600.0, alias="look_every")
+    """How often the evidence is weighed; looking often costs no certainty."""
+
+    block: Annotated[Literal["auto", "request"], BeforeValidator(_block)] = "auto"
+    """What counts as independent: `request` assumes it of single requests; `auto`
+    does so for runs of up to one hour."""
+
     at_deadline: Literal["rollback", "hold"] = "rollback"
+    """What to do when the deadline comes before a verdict."""
+
+
+def _version(value: object) -> object:
+    if value != 1 or not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"expected 1, the only version there is, got {shown(value)}")
+    return value
+
+
+_NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+
+
+def _name(value: object) -> object:
+    if not isinstance(value, str) or not re.fullmatch(_NAME_PATTERN, value):
+        raise ValueError(
+            "expected a name of at most 64 small letters, digits, '.', '_' and '-' "
+            f"that begins with a letter or digit, got {shown(value)}; "
+            "write for example window-256"
+        )
+    return value
 
 
 class Policy(_Value):
     """One rollout decision: who replaces whom, on what traffic, within which limits.
 
-    `sha256` is the hash of the file's bytes; `path` is where it was read from.
+    `path` is where it was read from. `text` is what the file holds or, if it extends
+    another, what both say together; it can be loaded on its own, and `sha256` is its
+    hash. `places` tells where each value stands, by its path (``gates[0].margin``).
     """
 
-    version: Literal[1]
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
-    baseline: VariantSpec
-    candidate: VariantSpec
-    traffic: Traffic
-    validation: tuple[str, ...] = ()
-    regimes: tuple[Tokens, ...] = (8 * 1024, 32 * 1024, 128 * 1024)
-    gates: tuple[Gate, ...] = Field(min_length=1)
-    decision: DecisionRules = DecisionRules()
+    version: Annotated[Literal[1], BeforeValidator(_version)] = Field(examples=[1])
+    """The version of this format: 1."""
+
+    name: Annotated[
+        str,
+        BeforeValidator(_name),
+        WithJsonSchema({"type": "string", "pattern": _NAME_PATTERN}),
+    ] = Field(examples=["window-256"])
+    """A name that no other policy of a run has; the report is filed under it."""
+
+    baseline: VariantSpec = Field(examples=["{model: reference}"])
+    """The variant in production."""
+
+    candidate: VariantSpec = Field(
+        examples=[
+            "{model: reference, attention: {pattern: sliding_window, window: 256}}"
+        ]
+    )
+    """The variant that wants to replace it."""
+
+    traffic: Traffic = Field(examples=["{source: replay/trace.jsonl.gz}"])
+    """What is sent to both."""
+
+    validation: tuple[_Text, ...] = Field(
+        default=(), examples=["[replay/validation/contracts.jsonl]"]
+    )
+    """Validation sets (JSONL files) whose answers are scored, for accuracy gates."""
+
+    regimes: tuple[Tokens, ...] = Field(
+        default=DEFAULT_REGIMES_TOKENS, examples=["[8k, 32k, 128k]"]
+    )
+    """Boundaries between ranges of prompt length, in tokens, increasing."""
+
+    gates: tuple[Gate, ...] = Field(
+        min_length=1, examples=["[{metric: errors, margin: 1%}]"]
+    )
+    """The limits. A candidate is promoted only if all are shown to hold."""
+
+    decision: DecisionRules = Field(
+        default=DecisionRules(), examples=["{min_duration: 24h, max_duration: 7d}"]
+    )
+    """How sure one must be, when one looks, and when it ends."""
+
     path: str = Field(default="", exclude=True)
+    text: str = Field(default="", exclude=True, repr=False)
     sha256: str = Field(default="", exclude=True)
+    places: dict[str, Place] = Field(default_factory=dict, exclude=True, repr=False)
 
 
 def variant_name(spec: VariantSpec) -> str:
     """Return the arm name of a variant, equal for equal variants.
 
     ``reference/dense``, ``reference/sliding_window(window=256)``.
+
+    Raises:
+        PatternSpecError: Its attention isn't a pattern; a loaded policy's always is.
     """
-    return f"{spec.model}/{_attention_name(spec.attention)}"
+    from canary.attention import pattern  # noqa: PLC0415 - values need no patterns
 
-
-def _attention_name(attention: str | dict[str, Any]) -> str:
-    if isinstance(attention, str):
-        return attention
-    if "layers" in attention:
-        layers = attention["layers"].items()
-        return "+".join(f"{where}:{_attention_name(what)}" for where, what in layers)
-    rest = {k: v for k, v in attention.items() if k != "pattern"}
-    arguments = ",".join(f"{key}={value}" for key, value in rest.items())
-    return f"{attention['pattern']}({arguments})" if arguments else attention["pattern"]
+    return f"{spec.model}/{pattern(spec.attention)}"
 
 
 def regime_names(boundaries_tokens: tuple[int, ...]) -> tuple[str, ...]:
-    """Return the names of the regimes between the boundaries: ``<8k``, ``8k-32k``, ..."""
-
-    def label(value: int) -> str:
-        return f"{value // 1024}k" if value % 1024 == 0 else str(value)
-
-    labels = [label(value) for value in boundaries_tokens]
-    inner = [f"{low}-{high}" for low, high in zip(labels, labels[1:], strict=False)]
+    """Return the regimes' names: ``<8k``, ``8k-32k``, ``>=32k``."""
+    labels = [tokens_text(value) for value in boundaries_tokens]
+    inner = [f"{low}-{high}" for low, high in pairwise(labels)]
     return (f"<{labels[0]}", *inner, f">={labels[-1]}") if labels else ("all",)

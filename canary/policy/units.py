@@ -1,66 +1,196 @@
-"""Quantities as people write them in a policy, each with its unit."""
+"""Quantities as people write them in a policy, each with its unit.
+
+Each pattern is what the parser reads and what the JSON Schema shows to an editor.
+Dumped as JSON, a quantity becomes text again, so that a dumped policy can be loaded.
+"""
 
 import re
+from decimal import Decimal
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
-_DURATION_S = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+# Nine digits hold every quantity that makes sense and keep all of them finite.
+_NUMBER = r"([0-9]{1,9}(?:\.[0-9]{1,3})?) ?"
+DURATION_PATTERN = rf"^{_NUMBER}(ms|s|m|h|d)$"
+SHARE_PATTERN = r"^(100(?:\.0{1,6})?|[0-9]{1,2}(?:\.[0-9]{1,6})?) ?(%)$"
+TOKENS_PATTERN = rf"^{_NUMBER}(k|m|)$"
+FACTOR_PATTERN = rf"^{_NUMBER}(x)$"
+PERCENTILE_PATTERN = r"^p([0-9]{1,2}(?:\.[0-9]{1,6})?)$"
+
+_LONGEST_S = 3650 * 86400
+_DURATION_S = {"ms": "0.001", "s": "1", "m": "60", "h": "3600", "d": "86400"}
 _TOKENS = {"": 1, "k": 1024, "m": 1024 * 1024}
 
 
-def _number_and_unit(value: Any, example: str) -> tuple[float, str]:  # noqa: ANN401 - any YAML scalar
-    if isinstance(value, str):
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z%]*)\s*", value)
-        if match:
-            return float(match[1]), match[2]
-    raise ValueError(f"expected a quantity with its unit, got {value!r}; write {example}")
+def shown(value: object) -> str:
+    """Return a YAML value as an error message quotes it."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, (list, tuple)):
+        return "a list"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def duration_s(value: Any) -> float:  # noqa: ANN401 - any YAML scalar
+def _number_and_unit(value: object, pattern: str) -> tuple[Decimal, str] | None:
+    match = re.fullmatch(pattern, value) if isinstance(value, str) else None
+    return (Decimal(match[1]), match[2]) if match else None
+
+
+def duration_s(value: object) -> float:
     """Read ``250ms``, ``30s``, ``15m``, ``24h`` or ``7d`` as seconds."""
-    number, unit = _number_and_unit(value, "for example 250ms, 30s, 15m, 24h or 7d")
-    if unit not in _DURATION_S:
-        raise ValueError(f"unknown unit of time in {value!r}; write ms, s, m, h or d")
-    return number * _DURATION_S[unit]
+    read = _number_and_unit(value, DURATION_PATTERN)
+    if read is None:
+        raise ValueError(
+            f"expected a duration with its unit, got {shown(value)}; "
+            "write for example 250ms, 30s, 15m, 24h or 7d"
+        )
+    seconds = read[0] * Decimal(_DURATION_S[read[1]])
+    if seconds > _LONGEST_S:
+        raise ValueError(f"expected at most 3650d, got {shown(value)}")
+    return float(seconds)
 
 
-def share(value: Any) -> float:  # noqa: ANN401 - any YAML scalar
+def positive_duration_s(value: object) -> float:
+    """Read a duration as `duration_s` does, but not 0s."""
+    seconds = duration_s(value)
+    if seconds == 0:
+        raise ValueError(f"expected a duration above zero, got {shown(value)}")
+    return seconds
+
+
+def share(value: object) -> float:
     """Read ``5%`` as 0.05."""
-    number, unit = _number_and_unit(value, "for example 5%")
-    if unit != "%" or not 0 <= number <= 100:
-        raise ValueError(f"expected a share from 0% to 100%, got {value!r}")
-    return number / 100
+    read = _number_and_unit(value, SHARE_PATTERN)
+    if read is None:
+        raise ValueError(
+            f"expected a share from 0% to 100%, got {shown(value)}; "
+            f"write for example {_as_share(value)}"
+        )
+    return float(read[0] / 100)
 
 
-def tokens(value: Any) -> int:  # noqa: ANN401 - any YAML scalar
+def _as_share(value: object) -> str:
+    if isinstance(value, float) and 0 < value < 1:
+        return f"{value * 100:g}%"
+    return f"{value}%" if _is_number(value, up_to=100) else "5%"
+
+
+def _is_number(value: object, *, up_to: float) -> bool:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    return 0 < value <= up_to
+
+
+def tokens(value: object) -> int:
     """Read ``512``, ``8k`` (8,192) or ``1m`` as a number of tokens."""
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         return value
-    number, unit = _number_and_unit(value, "for example 512 or 8k")
-    if unit not in _TOKENS or number * _TOKENS[unit] % 1 or number <= 0:
-        raise ValueError(f"expected a whole number of tokens, got {value!r}; write 8k")
-    return int(number * _TOKENS[unit])
+    read = _number_and_unit(value, TOKENS_PATTERN)
+    number = read[0] * _TOKENS[read[1]] if read else Decimal(0)
+    if number <= 0 or number % 1:
+        raise ValueError(
+            f"expected a whole number of tokens above zero, got {shown(value)}; "
+            "write for example 512 or 8k"
+        )
+    return int(number)
 
 
-def factor(value: Any) -> float:  # noqa: ANN401 - any YAML scalar
+def factor(value: object) -> float:
     """Read ``4x`` as 4.0."""
-    number, unit = _number_and_unit(value, "for example 1x or 4x")
-    if unit != "x" or number <= 0:
-        raise ValueError(f"expected a factor above 0x, got {value!r}; write 4x")
-    return number
+    read = _number_and_unit(value, FACTOR_PATTERN)
+    if read is None or read[0] <= 0:
+        raise ValueError(
+            f"expected a factor above 0x, got {shown(value)}; "
+            f"write for example {f'{value}x' if _is_number(value, up_to=1e6) else '4x'}"
+        )
+    return float(read[0])
 
 
-def percentile(value: Any) -> float:  # noqa: ANN401 - any YAML scalar
+def percentile(value: object) -> float:
     """Read ``p50``, ``p99`` or ``p99.9`` as 0.5, 0.99 or 0.999."""
-    match = re.fullmatch(r"p(\d{1,2}(?:\.\d+)?)", value) if isinstance(value, str) else None
-    if not match or not 0 < float(match[1]) < 100:
-        raise ValueError(f"expected a percentile, got {value!r}; write p50 or p99")
-    return float(match[1]) / 100
+    match = re.fullmatch(PERCENTILE_PATTERN, value) if isinstance(value, str) else None
+    if not match or Decimal(match[1]) <= 0:
+        raise ValueError(
+            f"expected a percentile, got {shown(value)}; write for example "
+            f"{f'p{value}' if _is_number(value, up_to=99.99) else 'p50 or p99'}"
+        )
+    return float(Decimal(match[1]) / 100)
 
 
-DurationS = Annotated[float, BeforeValidator(duration_s)]
-Share = Annotated[float, BeforeValidator(share)]
-Tokens = Annotated[int, BeforeValidator(tokens)]
-Factor = Annotated[float, BeforeValidator(factor)]
-Percentile = Annotated[float, BeforeValidator(percentile)]
+def duration_text(seconds: float) -> str:
+    """Return a duration as a policy writes it, in its largest whole unit."""
+    exact = Decimal(repr(seconds))
+    for unit in ("d", "h", "m", "s", "ms"):
+        number = exact / Decimal(_DURATION_S[unit])
+        if number >= 1 and number % 1 == 0:
+            return f"{number:.0f}{unit}"
+    if seconds >= 1 and exact * 1000 % 1 == 0:
+        return f"{exact.normalize():f}s"
+    return f"{(exact * 1000).normalize():f}ms" if seconds else "0s"
+
+
+def share_text(value: float) -> str:
+    """Return a share as a policy writes it."""
+    return f"{value * 100:.10g}%"
+
+
+def tokens_text(value: int) -> str:
+    """Return a number of tokens as a policy and the name of a regime write it."""
+    return f"{value // 1024}k" if value % 1024 == 0 else str(value)
+
+
+def factor_text(value: float) -> str:
+    """Return a factor as a policy writes it."""
+    return f"{value:.12g}x"
+
+
+def percentile_text(value: float) -> str:
+    """Return a percentile as a policy writes it."""
+    return f"p{value * 100:.10g}"
+
+
+def _string(pattern: str, *examples: str) -> dict[str, Any]:
+    return {"type": "string", "pattern": pattern, "examples": list(examples)}
+
+
+_WRITTEN_DURATION = PlainSerializer(duration_text, when_used="json")
+_DURATION_SCHEMA = WithJsonSchema(_string(DURATION_PATTERN, "250ms", "15m", "24h"))
+DurationS = Annotated[
+    float, BeforeValidator(duration_s), _WRITTEN_DURATION, _DURATION_SCHEMA
+]
+PositiveDurationS = Annotated[
+    float, BeforeValidator(positive_duration_s), _WRITTEN_DURATION, _DURATION_SCHEMA
+]
+Share = Annotated[
+    float,
+    BeforeValidator(share),
+    PlainSerializer(share_text, when_used="json"),
+    WithJsonSchema(_string(SHARE_PATTERN, "1%", "5%")),
+]
+_TOKENS_SCHEMA = {
+    "anyOf": [{"type": "integer", "minimum": 1}, _string(TOKENS_PATTERN, "512", "8k")]
+}
+Tokens = Annotated[
+    int,
+    BeforeValidator(tokens),
+    PlainSerializer(tokens_text, when_used="json"),
+    WithJsonSchema(_TOKENS_SCHEMA),
+]
+Factor = Annotated[
+    float,
+    BeforeValidator(factor),
+    PlainSerializer(factor_text, when_used="json"),
+    WithJsonSchema(_string(FACTOR_PATTERN, "1x", "4x")),
+]
+Percentile = Annotated[
+    float,
+    BeforeValidator(percentile),
+    PlainSerializer(percentile_text, when_used="json"),
+    WithJsonSchema(_string(PERCENTILE_PATTERN, "p50", "p99", "p99.9")),
+]

@@ -1,0 +1,179 @@
+"""What must hold between the values of a policy, beyond the form of each."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import reduce
+from itertools import pairwise
+
+from canary.errors import AttentionError, Fault
+from canary.policy.model import (
+    GATE_FORMS,
+    MODEL_LAYERS,
+    DecisionRules,
+    Gate,
+    VariantSpec,
+    regime_names,
+    variant_name,
+)
+from canary.policy.tree import Document, below
+from canary.policy.units import duration_text, tokens_text
+from canary.policy.wrong import nearest
+
+_LONGEST_WITHOUT_BLOCKS_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """As much of a policy as could be read; None stands for what could not."""
+
+    baseline: VariantSpec | None
+    candidate: VariantSpec | None
+    validation: tuple[str, ...] | None
+    regimes: tuple[int, ...] | None
+    gates: tuple[Gate | None, ...]
+    decision: DecisionRules | None
+
+
+def faults_between(draft: Draft, document: Document) -> Iterator[Fault]:
+    """Yield what can't be, or can't be decided, in a policy whose values are sound."""
+    yield from _variant_faults(draft, document)
+    yield from _regime_faults(draft, document)
+    for index, gate in enumerate(draft.gates):
+        if gate is not None:
+            yield from _gate_faults(below("gates", index), gate, draft, document)
+    yield from _repeated_gates(draft, document)
+    if draft.decision is not None:
+        yield from _decision_faults(draft.decision, document)
+
+
+def _variant_faults(draft: Draft, document: Document) -> Iterator[Fault]:
+    found = []
+    for role, spec in (("baseline", draft.baseline), ("candidate", draft.candidate)):
+        layers = None
+        if spec is not None:
+            layers = MODEL_LAYERS.get(spec.model)
+            if layers is None:
+                message = f"no model of this name; {nearest(spec.model, MODEL_LAYERS)}"
+                found.append(document.fault(f"{role}.model", message))
+        found += _attention_faults(role, layers, document)
+    yield from found
+    if found or not draft.baseline or not draft.candidate:
+        return
+    name = variant_name(draft.candidate)
+    if name == variant_name(draft.baseline):
+        message = f"baseline and candidate are both {name}; change one of them"
+        yield document.fault("candidate", message)
+
+
+def _attention_faults(
+    role: str, layers: int | None, document: Document
+) -> Iterator[Fault]:
+    """Check what is written, even where something else of the variant is wrong."""
+    from canary.attention import (  # noqa: PLC0415 - values need no patterns
+        PatternSpecError,
+        pattern,
+    )
+
+    where = f"{role}.attention"
+    written = document.data.get(role)
+    spec = written.get("attention") if isinstance(written, dict) else None
+    if not spec or not isinstance(spec, (str, dict)) or document.unreadable_in(where):
+        return
+    try:
+        attention = pattern(spec)
+        for layer in range(layers or 0):
+            attention.at(layer)
+    except PatternSpecError as error:
+        yield document.fault(reduce(below, error.where, where), error.message)
+    except AttentionError as error:
+        yield document.fault(where, str(error))
+
+
+def _regime_faults(draft: Draft, document: Document) -> Iterator[Fault]:
+    for index, (low, high) in enumerate(pairwise(draft.regimes or ())):
+        if high <= low:
+            message = (
+                f"boundaries must increase, but {tokens_text(high)} follows "
+                f"{tokens_text(low)}; write them in order"
+            )
+            yield document.fault(below("regimes", index + 1), message)
+
+
+def _gate_faults(
+    where: str, gate: Gate, draft: Draft, document: Document
+) -> Iterator[Fault]:
+    form_message = _form_message(gate)
+    if form_message:
+        yield document.fault(where, form_message)
+    if gate.task is not None and gate.metric != "accuracy":
+        message = f"{gate.metric} isn't measured by task, only accuracy is; remove it"
+        yield document.fault(f"{where}.task", message)
+    if gate.metric == "accuracy" and draft.validation == ():
+        message = (
+            "accuracy needs answers that are known; "
+            "write validation: [replay/validation/NAME.jsonl]"
+        )
+        yield document.fault(where, message)
+    if gate.regime is not None and draft.regimes is not None:
+        names = regime_names(draft.regimes)
+        if gate.regime not in names:
+            message = f"no regime of this name; {nearest(gate.regime, names)}"
+            yield document.fault(f"{where}.regime", message)
+
+
+def _form_message(gate: Gate) -> str | None:
+    """Return which keys to add or remove so that the gate states one limit."""
+    values = {
+        "quantile": gate.quantile,
+        "over": gate.over_s,
+        "margin": gate.margin,
+        "max_ratio": gate.max_ratio,
+    }
+    given = {key for key, value in values.items() if value is not None}
+    forms = GATE_FORMS[gate.metric]
+    form = min(forms, key=lambda form: len(given.symmetric_difference(form)))
+    if given == set(form):
+        return None
+    needs = ", or ".join(" and ".join(form) for form in forms)
+    advice = [f"add {key}" for key in form if key not in given]
+    advice += [f"remove {key}" for key in values if key in given - set(form)]
+    return f"a limit on {gate.metric} needs {needs}; {', '.join(advice)}"
+
+
+def _repeated_gates(draft: Draft, document: Document) -> Iterator[Fault]:
+    first: dict[str, int] = {}
+    for index, gate in enumerate(draft.gates):
+        if gate is None:
+            continue
+        earlier = first.setdefault(gate.name, index)
+        if earlier != index:
+            message = (
+                f"gates[{earlier}] is a limit on the same thing ({gate.name}); "
+                "remove one of them"
+            )
+            yield document.fault(below("gates", index), message)
+
+
+def _decision_faults(rules: DecisionRules, document: Document) -> Iterator[Fault]:
+    longest = duration_text(rules.max_duration_s)
+    for key, seconds in (
+        ("min_duration", rules.min_duration_s),
+        ("look_every", rules.look_every_s),
+    ):
+        if seconds > rules.max_duration_s:
+            where = f"decision.{key}"
+            default = "" if where in document.places else ", its default,"
+            message = (
+                f"{key} is {duration_text(seconds)}{default} and longer than "
+                f"max_duration, {longest}; write at most {longest}"
+            )
+            # Where a default is too long, what is written is the deadline.
+            written = where if where in document.places else "decision.max_duration"
+            yield document.fault(written, message)
+    if rules.block == "auto" and rules.max_duration_s > _LONGEST_WITHOUT_BLOCKS_S:
+        message = (
+            f"a run of up to {longest} needs blocks of time, which are not in this "
+            "version; write block: request to take requests as independent, or "
+            "max_duration: 1h"
+        )
+        yield document.fault("decision.block", message)

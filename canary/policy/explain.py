@@ -1,0 +1,115 @@
+"""What a policy will do, in sentences, for `canary validate`."""
+
+from canary.policy.model import (
+    DecisionRules,
+    Gate,
+    LoadTarget,
+    Policy,
+    Traffic,
+    variant_name,
+)
+from canary.policy.units import (
+    duration_text,
+    factor_text,
+    percentile_text,
+    share_text,
+    tokens_text,
+)
+
+_METRICS = {
+    "accuracy": "accuracy",
+    "errors": "error share",
+    "ttft": "time to first token",
+    "tpot": "time per output token",
+    "latency": "latency",
+    "service": "service time",
+    "memory": "peak memory",
+}
+
+
+def explain(policy: Policy) -> str:
+    """Return what `policy` compares and when it promotes, rolls back and ends."""
+    baseline, candidate = variant_name(policy.baseline), variant_name(policy.candidate)
+    lines = [f"It replays {_traffic_text(policy.traffic)}."]
+    if policy.validation:
+        lines.append(f"Answers are scored on {', '.join(policy.validation)}.")
+    lines.append(f"It promotes only if {_condition(policy)}:")
+    lines += [f"  - {limit_text(gate)}" for gate in policy.gates]
+    lines += [
+        "It rolls back as soon as a limit is shown to be broken.",
+        _ending(policy),
+        _certainty(policy.decision),
+    ]
+    question = f"{policy.name}: may {candidate} replace {baseline}?"
+    return "\n  ".join([question, *lines])
+
+
+def _condition(policy: Policy) -> str:
+    rules, count = policy.decision, len(policy.gates)
+    least = f"{rules.min_pairs:,} requests answered by both"
+    if rules.min_duration_s:
+        least = f"{duration_text(rules.min_duration_s)} and {least}"
+    limits = {1: "this limit is", 2: "both limits are"}
+    return (
+        f"{limits.get(count, f'all {count} limits are')} shown to hold, after {least}"
+    )
+
+
+def _ending(policy: Policy) -> str:
+    rules = policy.decision
+    trace = "" if policy.traffic.loop else " or with the trace"
+    undecided = {
+        "rollback": "the candidate is rolled back",
+        "hold": "the rollout stays where it is",
+    }[rules.at_deadline]
+    return (
+        f"It looks every {duration_text(rules.look_every_s)} and ends after "
+        f"{duration_text(rules.max_duration_s)}{trace}; if that settles nothing, "
+        f"{undecided}."
+    )
+
+
+def _certainty(rules: DecisionRules) -> str:
+    return (
+        f"The chance to promote although a limit is broken is at most "
+        f"{share_text(rules.alpha)}, to roll back although all hold at most "
+        f"{share_text(rules.harm_alpha)}, if requests are independent."
+    )
+
+
+def limit_text(gate: Gate) -> str:
+    """Return what a gate demands: ``accuracy on code at most 1 point below ...``."""
+    metric = _METRICS[gate.metric]
+    task = f" on {gate.task}" if gate.task else ""
+    regime = f" for prompts of {gate.regime} tokens" if gate.regime else ""
+    if gate.quantile is not None and gate.max_ratio is not None:
+        what = f"{percentile_text(gate.quantile)} {metric}{regime}"
+        return f"{what} at most {gate.max_ratio:g} times the baseline's"
+    points = f"{(gate.margin or 0) * 100:.10g}"
+    margin = f"{points} {'point' if points == '1' else 'points'}"
+    if gate.metric == "accuracy":
+        return f"{metric}{task}{regime} at most {margin} below the baseline's"
+    if gate.over_s is not None:
+        metric = f"share of requests with {metric} over {duration_text(gate.over_s)}"
+    return f"{metric}{regime} at most {margin} above the baseline's"
+
+
+def _traffic_text(traffic: Traffic) -> str:
+    limit = traffic.limit
+    first = "the" if limit.requests is None else f"the first {limit.requests:,}"
+    lengths = [
+        f"at most {tokens_text(tokens)} {what} tokens"
+        for what, tokens in (
+            ("prompt", limit.prompt_tokens),
+            ("output", limit.output_tokens),
+        )
+        if tokens is not None
+    ]
+    rows = f" with {' and '.join(lengths)}" if lengths else ""
+    if isinstance(traffic.speed, LoadTarget):
+        share = share_text(traffic.speed.baseline_load)
+        speed = f"as fast as keeps the baseline alone busy {share} of the time"
+    else:
+        speed = f"at {factor_text(traffic.speed)} the recorded speed"
+    loop = ", over and over" if traffic.loop else ""
+    return f"{first} requests of {traffic.source}{rows}, {speed}{loop}"
