@@ -53,7 +53,9 @@ def paired_quantile_log_e(
     for a finite confidence set leave a set without end, in which there is always a
     value that says nothing: the result is then at most 0 (and finite), so it can
     neither promote nor roll back. The same holds where so many of the baseline's
-    requests fail that its quantile may be infinite. No requests: 0.
+    requests fail that its quantile may be infinite. No requests: 0. Where the
+    baseline's quantile is a value that many requests share, the test loses power; a
+    baseline of one constant value shows nothing.
 
     Raises:
         ValueError: lengths differ, a value is NaN or below 0, p or alpha is outside

@@ -1,0 +1,110 @@
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import betabinom, binom
+
+from canary.stats import quantile_ranks
+from canary.stats.ranks import _beta_parameters, _log_mixture
+
+
+@pytest.mark.parametrize(
+    ("n", "p", "expected"), [(1000, 0.5, (447, 554)), (10000, 0.99, (9868, 9929))]
+)
+def test_reproduces_reference_ranks(n: int, p: float, expected: object) -> None:
+    """Ranks equal those of an independent implementation of the theorem."""
+    assert expected == quantile_ranks(n, p, alpha=0.05)
+
+
+def test_reproduces_the_reference_mixture() -> None:
+    """The mixture and its boundary equal the published code's unit test values."""
+    # Variance 100 of increments 0.8 and -0.2 are 625 values; tuned at variance 100.
+    a, b = _beta_parameters(0.2, 625)
+    at_ten = _log_mixture(125 + 10, 625, 0.2, a, b)
+    at_bound = _log_mixture(125 + 31.4308, 625, 0.2, a, b)
+
+    assert at_ten == pytest.approx(-0.6941012, abs=1e-6)
+    assert at_bound == pytest.approx(math.log(20), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("p", "alpha", "minimum"),
+    [
+        (0.5, 0.05, 65),
+        (0.5, 0.005, 88),
+        (0.9, 0.05, 205),
+        (0.9, 0.005, 281),
+        (0.95, 0.05, 309),
+        (0.95, 0.005, 429),
+        (0.99, 0.05, 825),
+        (0.99, 0.005, 1197),
+    ],
+)
+def test_too_few_values_have_no_finite_upper_bound(
+    p: float, alpha: float, minimum: int
+) -> None:
+    """Below a minimum the upper rank is n + 1, from there on it is finite."""
+    assert quantile_ranks(minimum - 1, p, alpha=alpha)[1] == minimum
+    assert quantile_ranks(minimum, p, alpha=alpha)[1] == minimum
+    assert quantile_ranks(minimum + 50, p, alpha=alpha)[1] <= minimum + 50
+
+
+def test_a_low_quantile_has_no_lower_bound_until_late() -> None:
+    """The lower rank is 0 where the upper one of 1 - p would be n + 1."""
+    assert quantile_ranks(824, 0.01, alpha=0.05)[0] == 0
+    assert quantile_ranks(825, 0.01, alpha=0.05)[0] == 1
+
+
+@pytest.mark.parametrize(("n", "p"), [(0, 0.5), (1, 0.99), (7, 0.5), (400, 0.9)])
+def test_is_the_set_in_which_the_mixture_is_below_its_threshold(
+    n: int, p: float
+) -> None:
+    """Counts strictly within the ranks are those whose likelihood ratio is small."""
+    a, b = _beta_parameters(p, 5000)
+    k = np.arange(n + 1)
+    log_ratio = betabinom.logpmf(k, n, a, b) - binom.logpmf(k, n, p)
+    plausible = k[log_ratio < math.log(20)]
+
+    assert quantile_ranks(n, p, alpha=0.05) == (plausible[0], plausible[-1] + 1)
+
+
+def test_widens_as_alpha_falls_and_narrows_as_values_come() -> None:
+    """A smaller alpha takes in more ranks, more values a smaller share of them."""
+    lower, upper = quantile_ranks(2000, 0.9, alpha=0.05)
+    wide_lower, wide_upper = quantile_ranks(2000, 0.9, alpha=0.005)
+    more_lower, more_upper = quantile_ranks(8000, 0.9, alpha=0.05)
+
+    assert wide_lower < lower < 1800 < upper < wide_upper
+    assert lower / 2000 < more_lower / 8000 < 0.9 < more_upper / 8000 < upper / 2000
+
+
+def test_covers_the_quantile_at_all_times_at_once() -> None:
+    """Looking after every value, the quantile is ever missed with less than alpha."""
+    runs, longest, p, alpha = 1500, 1500, 0.9, 0.05
+    below = np.random.default_rng(11).random((runs, longest)) <= p
+    n = np.arange(1, longest + 1)
+    lower, upper = np.array([quantile_ranks(t, p, alpha=alpha) for t in n]).T
+    count = below.cumsum(axis=1)
+    missed = ((count < lower) | (count >= upper)).any(axis=1).mean()
+
+    assert 0.005 < missed < alpha + 3 * math.sqrt(alpha * (1 - alpha) / runs)
+
+
+@pytest.mark.parametrize(
+    ("n", "p", "alpha", "t_opt"),
+    [
+        (-1, 0.5, 0.05, 5000),
+        (9, 0, 0.05, 5000),
+        (9, 1, 0.05, 5000),
+        (9, math.nan, 0.05, 5000),
+        (9, 0.5, 0, 5000),
+        (9, 0.5, 1, 5000),
+        (9, 0.5, 0.05, 0),
+    ],
+)
+def test_refuses_what_has_no_meaning(
+    n: int, p: float, alpha: float, t_opt: float
+) -> None:
+    """Impossible numbers of values, quantiles and levels are errors."""
+    with pytest.raises(ValueError, match=r"need|must be"):
+        quantile_ranks(n, p, alpha=alpha, t_opt=t_opt)
