@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from itertools import product
 
 import pytest
@@ -41,6 +42,15 @@ SHAPES = {
 """Batch, query heads, key heads, queries, keys."""
 
 Triple = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Compute on one thread: on a busy machine threads wait longer than they work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def make(shape: tuple[int, int, int, int, int], dtype: torch.dtype) -> Triple:
