@@ -10,14 +10,16 @@ Kind = Literal["quality", "latency"]
 class TokenBlocks:
     """A prompt of exactly `length_tokens` tokens, for traces that carry lengths only.
 
-    Each block id stands for `block_tokens` token ids that depend on the id and the
-    seed alone, so that two prompts that share ids share a real prefix. What is left
-    over after the last whole block is drawn from the request's own id.
+    Each block id stands for `block_tokens` token ids that depend on the id and `seed`
+    alone, so that two prompts that share ids share a real prefix; `seed` is therefore
+    the run's, not the request's. The last block may be partial. What no block id covers
+    is drawn from the request's own id. `canary.traffic.seeds.token_blocks` does it.
     """
 
     length_tokens: int
     block_ids: tuple[str, ...] = ()
     block_tokens: int = 512
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +53,8 @@ class Plan:
     """Every request of a run in order of arrival: immutable, made before the first.
 
     `arm_orders[i]` seeds the order in which the arms answer request `i`.
-    `sha256` is the hash of all of it; `notes` say in words what was filtered and why.
+    `sha256` is the hash of all of it but `notes`, which say in words what was filtered
+    and why.
     """
 
     requests: tuple[Request, ...]
