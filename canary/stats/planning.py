@@ -82,9 +82,8 @@ def quantile_pairs_needed(
         return lower >= 1 and upper <= n
 
     def decided(n: int) -> bool:
-        if not finite(n):
-            return False
         lower, upper = (-(-rank * pairs.size // n) for rank in ranks_of(n))
+        # Rank 0 and n + 1 become 0 and size + 1: a set without an end stays one.
         log_e = pairs.log_e(ratio, (lower, upper), hypothesis, copies=n / pairs.size)
         return log_e >= threshold
 
@@ -92,9 +91,7 @@ def quantile_pairs_needed(
     if least is None or not pairs.size:
         return least
     needed = _first(decided, at_most)
-    if finite(pairs.size):
-        return needed
-    return least if needed is None else max(least, needed)
+    return least if needed is None and not finite(pairs.size) else needed
 
 
 def _first(reached: Callable[[int], bool], at_most: int) -> int | None:

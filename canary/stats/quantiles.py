@@ -180,23 +180,22 @@ class Pairs:
         return float(values[0] / inside[-1]) / 2, float(values[-1] / inside[0]) * 2
 
     def _points(self, ratio: float, ranks: tuple[int, int]) -> Floats:
-        """Return where counts change inside the set, on the candidate's scale."""
+        """Return where evidence is least inside the set, on the candidate's scale.
+
+        As x grows, "hold" loses evidence only where it passes a value of the baseline,
+        and "broken" gains it only just after one: every low is at such a value, or at
+        an end of the set.
+        """
         lower, upper = ranks
         points = ratio * self.baseline_ordered[max(lower - 1, 0) : upper]
         if lower < 1:
             points = np.append(-np.inf, points)
         if upper > self.size:
             points = np.append(points, np.inf)
-        first = np.searchsorted(self.candidate_ordered, points[0], side="left")
-        last = np.searchsorted(self.candidate_ordered, points[-1], side="right")
-        return np.concatenate([points, self.candidate_ordered[first:last]])
+        return points
 
     def _counts_holding(self, ratio: float, x: Floats) -> tuple[Floats, Floats]:
-        """Return #{A > x, B <= x} and #{A <= x, B > x}, with A = ratio * baseline.
-
-        Both are steps that begin at the points where they change, so the points and
-        the set's lower end show every value that they take.
-        """
+        """Return #{A > x, B <= x} and #{A <= x, B > x}, with A = ratio * baseline."""
         a = np.searchsorted(ratio * self.baseline_ordered, x, side="right")
         b = np.searchsorted(self.candidate_ordered, x, side="right")
         larger = np.maximum(ratio * self.baseline, self.candidate)
@@ -204,11 +203,7 @@ class Pairs:
         return (b - both).astype(np.float64), (a - both).astype(np.float64)
 
     def _counts_broken(self, ratio: float, x: Floats) -> tuple[Floats, Floats]:
-        """Return #{A < x, B > x} and #{A >= x, B <= x}, with A = ratio * baseline.
-
-        Between two neighbouring points the evidence is never less than at the first of
-        them: there only pairs with A = x have moved, in favour of the hypothesis.
-        """
+        """Return #{A < x, B > x} and #{A >= x, B <= x}, with A = ratio * baseline."""
         a = np.searchsorted(ratio * self.baseline_ordered, x, side="left")
         b = np.searchsorted(self.candidate_ordered, x, side="right")
         # B <= x is the same as: the number just below B is less than x.

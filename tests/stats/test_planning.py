@@ -138,6 +138,21 @@ def test_more_of_the_same_pairs_decides_where_projected(
         assert log_e(found // n) < math.log(1 / 0.045)
 
 
+@pytest.mark.parametrize("hypothesis", ["hold", "broken"])
+def test_the_projection_is_exact_for_whole_copies(hypothesis: str) -> None:
+    """Any number of copies of the sample decides if and only if the projection says."""
+    n, ratio = 100, {"hold": 1.04, "broken": 0.97}[hypothesis]
+    for seed in range(8):
+        pairs = _pairs(seed, n)
+        question = {"p": 0.5, "ratio": ratio, "alpha": 0.05, "hypothesis": hypothesis}
+        found = quantile_pairs_needed(*pairs, **question)
+        for copies in range(1, 30):
+            tiled = (np.tile(values, copies) for values in pairs)
+            decided = paired_quantile_log_e(*tiled, **question) >= math.log(1 / 0.045)
+
+            assert decided == (found is not None and found <= copies * n)
+
+
 def test_a_sample_too_small_for_its_tail_needs_at_least_a_finite_set() -> None:
     """Few or no pairs give the number that a finite confidence set needs, or more."""
     for pairs in (([], []), _pairs(42, 100)):
