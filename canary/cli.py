@@ -21,6 +21,7 @@ from canary.errors import CanaryError, ExitCode, PolicyError, UsageError
 
 if TYPE_CHECKING:
     from canary.decision import Decision
+    from canary.evidence.journal import RunFolder
     from canary.experiment import Place
     from canary.policy.model import Policy
 

@@ -218,7 +218,7 @@ def _record(
             "format": trace.format,
             "sha256": trace.sha256,
             "rows": len(trace.rows),
-            "bad_rows": trace.bad_count,
+            "bad_rows": trace.bad_row_count,
         },
         "validation": [
             {

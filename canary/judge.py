@@ -185,8 +185,8 @@ def _validity(policy: Policy, pairs: Pairs) -> Validity:
             f"{void:,} of {offered:,} requests ({void_share:.1%}) were void or shed, "
             f"more than {MAX_VOID_SHARE:.0%}; what remains may not be a fair sample"
         )
-    alternative = "greater" if lost_a > lost_b else "less"
-    log_e = paired_log_e(lost_a, 0, lost_b, null_mean=0.0, alternative=alternative)
+    more, fewer = max(lost_a, lost_b), min(lost_a, lost_b)
+    log_e = paired_log_e(more, 0, fewer)
     if lost_a + lost_b and log_e >= math.log(2 / policy.decision.alpha):
         reasons.append(
             f"answers are missing unequally: {lost_a:,} of the baseline, {lost_b:,} of "

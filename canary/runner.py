@@ -149,8 +149,8 @@ class Runner:
         self._listener = listener
         self._rows: list[Observation] = []
         self._free_s = dict.fromkeys(arms, 0.0)
-        self._group_items = Counter(
-            request.group for request in plan.requests if request.group is not None
+        self._group_items: Counter[tuple[str | None, str | None]] = Counter(
+            (request.task, request.group) for request in plan.requests if request.group
         )
 
     def run(self) -> Played:
@@ -211,7 +211,7 @@ class Runner:
                     completion,
                     queue_s=start_s - request.arrival_s,
                     order=order,
-                    group_items=self._group_items.get(request.group),
+                    group_items=self._group_items[request.task, request.group] or None,
                 )
             )
         return rows

@@ -4,7 +4,9 @@ Durations are measured inside the actor and only durations travel, so Ray's own
 milliseconds are in no result. Ray's retries are off: they would answer twice.
 """
 
+import logging
 import os
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +22,7 @@ from canary.errors import ArmError
 from canary.policy.model import VariantSpec
 from canary.traffic.request import Request
 
+_KNOCK_TIMEOUT_S = 5.0
 _START_TIMEOUT_S = 120.0
 
 
@@ -81,11 +84,12 @@ def ray_cluster(address: str | None) -> Iterator[str]:
     """
     wanted = address or os.environ.get("RAY_ADDRESS")
     try:
+        _reach(wanted)
         ray.init(
             address=wanted,
             include_dashboard=None if wanted else False,
             configure_logging=True,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
             log_to_driver=False,
         )
     except (RayError, OSError, RuntimeError, ValueError) as error:
@@ -100,6 +104,13 @@ def ray_cluster(address: str | None) -> Iterator[str]:
         ray.shutdown()
 
 
+def _reach(address: str | None) -> None:
+    """Knock before Ray does: it would keep trying a closed port for minutes."""
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=_KNOCK_TIMEOUT_S).close()
+
+
 def start_ray_arms(specs: Mapping[str, VariantSpec], *, build: Build) -> dict[str, Arm]:
     """Start one actor for each variant; Ray must be there (`ray_cluster`).
 
@@ -110,7 +121,8 @@ def start_ray_arms(specs: Mapping[str, VariantSpec], *, build: Build) -> dict[st
         ArmError: A variant can't be loaded in its actor, or not within two minutes.
     """
     threads = str(os.cpu_count() or 1)
-    actor_class = ray.remote(_ArmActor).options(
+    remote: Any = ray.remote(_ArmActor)
+    actor_class = remote.options(
         num_cpus=0,
         max_restarts=0,
         max_task_retries=0,

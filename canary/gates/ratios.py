@@ -48,6 +48,7 @@ def weigh(gate: Gate, policy: Policy, pairs: Pairs, load: float | None) -> Weigh
             p=question.p,
             ratio=question.ratio,
             alpha=alpha,
+            hypothesis="hold",
         ),
         log_e_broken=_late_onset_log_e(question, harm_alpha / sharing),
         threshold_hold=threshold,
@@ -102,8 +103,21 @@ def _question(gate: Gate, policy: Policy, pairs: Pairs) -> _Question:
         a, b, measured = timings(gate, pairs)
     keep = measured & in_regime(gate, policy, pairs)
     return _Question(
-        baseline=a[keep], candidate=b[keep], p=gate.quantile, ratio=gate.max_ratio
+        baseline=_without_ties(a[keep]),
+        candidate=b[keep],
+        p=gate.quantile,
+        ratio=gate.max_ratio,
     )
+
+
+def _without_ties(values: Floats) -> Floats:
+    """Break ties by up to a billionth, the same for the n-th value at every look.
+
+    The test asks who is above and who is below the baseline's quantile; a value that
+    many requests share, as peak memory is, would leave nobody on either side.
+    """
+    jitter = np.random.default_rng(0).random(len(values))
+    return values * (1 + 1e-9 * jitter)
 
 
 def _not_enough(
@@ -119,19 +133,15 @@ def _not_enough(
         return None
     return (
         f"{units:,} requests can't bound the baseline's p{p * 100:g} from above, "
-        f"which takes at least {_least_units(p, alpha / 10):,}"
+        f"which takes at least {_least_units(p, alpha):,}"
     )
 
 
 def _least_units(p: float, alpha: float) -> int:
-    low, high = 1, 2
-    while quantile_ranks(high, p, alpha=alpha)[1] > high:
-        low, high = high, high * 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        finite = quantile_ranks(middle, p, alpha=alpha)[1] <= middle
-        low, high = (low, middle) if finite else (middle, high)
-    return high
+    least = quantile_pairs_needed([], [], p=p, ratio=1.0, alpha=alpha, hypothesis="hold")
+    if least is None:
+        raise ValueError(f"no number of requests bounds a quantile of {p}")
+    return least
 
 
 def _late_onset_log_e(question: _Question, alpha: float) -> float:
@@ -178,8 +188,6 @@ def _units_needed(
     question: _Question, policy: Policy, estimate: float | None
 ) -> int | None:
     rules = policy.decision
-    if not len(question.baseline):
-        return _least_units(question.p, rules.alpha / 10)
     holding = estimate is not None and estimate <= question.ratio
     return quantile_pairs_needed(
         question.baseline,

@@ -1,0 +1,115 @@
+import gzip
+import json
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from canary.errors import ObservationError
+from canary.evidence.observation import to_table
+from canary.evidence.reading import read_observations
+from canary.testing import observe
+
+CSV = """request_id,arm,arrived_s,status,prompt_tokens,latency_s,score,note
+a,baseline,0,ok,100,0.5,,x
+a,candidate,0,timeout,100,,0.5,y
+"""
+
+
+@pytest.mark.parametrize(
+    "name", ["rows.csv", "rows.csv.gz", "rows.jsonl", "rows.parquet"]
+)
+def test_every_kind_of_file_gives_the_same_rows(tmp_path, name):
+    """CSV, gzip, JSON lines and Parquet are read alike; unknown columns are left out."""
+    path = tmp_path / name
+    header, *lines = [line.split(",") for line in CSV.splitlines()]
+    if name == "rows.parquet":
+        rows = observe(arm="baseline", arrived_s=[0.0], request_id="a", latency_s=0.5)
+        rows += observe(
+            arm="candidate",
+            arrived_s=[0.0],
+            request_id="a",
+            status="timeout",
+            score=0.5,
+        )
+        pq.write_table(to_table(rows), path)
+    elif name == "rows.jsonl":
+        numbers = {"arrived_s", "prompt_tokens", "latency_s", "score"}
+        records = [
+            {
+                k: float(v) if k in numbers else v
+                for k, v in zip(header, line, strict=True)
+                if v
+            }
+            for line in lines
+        ]
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    else:
+        content = CSV.encode()
+        path.write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+
+    table = read_observations(path)
+
+    assert ["baseline", "candidate"] == table["arm"].to_pylist()
+    assert ["ok", "timeout"] == table["status"].to_pylist()
+    assert [0.5, None] == table["latency_s"].to_pylist()
+    assert [None, 0.5] == table["score"].to_pylist()
+    assert "note" not in table.column_names
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("status", "state", "lacks the required column status; it has request_id, arm"),
+        ("timeout", "slow", "row 2: status can't be 'slow'; write one of ok, timeout"),
+        (",0.5,y", ",1.5,y", "row 2: score can't be 1.5; write a number from 0 to 1"),
+        ("0.5,,x", "-1,,x", "row 1: latency_s can't be -1.0; write seconds"),
+        ("a,candidate,0", ",candidate,0", "row 2: request_id is empty"),
+        ("candidate,0,", "candidate,inf,", "row 2: arrived_s can't be inf"),
+        ("ok,100", "ok,many", "can't be read"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_row(tmp_path, old, new, message):
+    """What a column can't have is refused with row, column, value and remedy."""
+    path = tmp_path / "rows.csv"
+    path.write_text(CSV.replace(old, new, 1))
+
+    with pytest.raises(ObservationError) as caught:
+        read_observations(path)
+
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_an_unknown_kind_of_file_is_refused(tmp_path):
+    """A file whose name says nothing known is refused, with what is known."""
+    path = tmp_path / "rows.xlsx"
+    path.write_bytes(b"x")
+
+    with pytest.raises(ObservationError, match="write .parquet, .csv or .jsonl"):
+        read_observations(path)
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    """A folder that no run has written is named as such."""
+    with pytest.raises(ObservationError, match="not a run folder"):
+        read_observations(tmp_path)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    content=st.binary(max_size=200) | st.text(max_size=200).map(str.encode),
+    suffix=st.sampled_from(["csv", "jsonl", "parquet", "csv.gz"]),
+)
+def test_garbage_is_one_sentence(tmp_path_factory, content, suffix):
+    """Whatever a file holds, it is read or refused, and never a traceback."""
+    path = tmp_path_factory.mktemp("garbage") / f"rows.{suffix}"
+    path.write_bytes(content)
+
+    try:
+        table = read_observations(path)
+    except ObservationError as error:
+        assert str(path) in str(error)
+    else:
+        assert table.num_rows >= 0

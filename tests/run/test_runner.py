@@ -1,0 +1,331 @@
+"""The loop, with scripted variants and a clock that moves only when told."""
+
+import hashlib
+
+import pytest
+
+from canary.arms.local import LocalArm
+from canary.errors import ArmError
+from canary.evidence.journal import Journal, RunFolder, read_segments
+from canary.judge import judge
+from canary.policy.model import Policy
+from canary.runner import (
+    DECIDED,
+    END_OF_TRAFFIC,
+    INTERRUPTED,
+    MAX_DURATION,
+    Runner,
+    arms_of,
+    mean_service_s,
+    warm_up,
+)
+from canary.testing import FakeClock, Quiet, ScriptedVariant
+from canary.traffic.request import Plan, Request, TokenBlocks
+
+DENSE, WINDOW = "reference/dense", "reference/sliding_window(window=256)"
+
+
+def policy_of(name="one", *, window=256, gates=None, **decision):
+    return Policy.model_validate(
+        {
+            "version": 1,
+            "name": name,
+            "baseline": {"model": "reference"},
+            "candidate": {
+                "model": "reference",
+                "attention": {"pattern": "sliding_window", "window": window},
+            },
+            "traffic": {"source": "trace.csv"},
+            "validation": ["items.jsonl"],
+            "gates": gates or [{"metric": "accuracy", "margin": "5%"}],
+            "decision": {
+                "min_duration": "0s",
+                "max_duration": "1h",
+                "min_pairs": 1,
+                "look_every": "10s",
+                "block": "request",
+                **decision,
+            },
+        }
+    )
+
+
+def plan_of(count, *, every_s=1.0, kind="quality", group_size=1):
+    requests = tuple(
+        Request(
+            request_id=f"q{index}",
+            kind=kind,
+            arrival_s=index * every_s,
+            max_output_tokens=3,
+            text="what is it ?" if kind == "quality" else None,
+            blocks=None if kind == "quality" else TokenBlocks(length_tokens=10 + index),
+            target=("42",),
+            task="contracts",
+            group=f"g{index // group_size}",
+        )
+        for index in range(count)
+    )
+    digest = hashlib.sha256(repr(requests).encode()).hexdigest()
+    return Plan(
+        requests=requests,
+        arm_orders=tuple(range(count)),
+        seed=0,
+        sha256=digest,
+        speed=1.0,
+    )
+
+
+class Stage:
+    """A run on scripted arms, and what is left of it."""
+
+    def __init__(self, tmp_path, policies, plan, **variants):
+        self.clock = FakeClock()
+        self.folder = RunFolder(tmp_path / "run")
+        self.folder.create()
+        self.listener = Quiet()
+        names = dict(zip(("dense", "window"), arms_of(policies), strict=False))
+        self.variants = {
+            name: variants.get(short, ScriptedVariant())
+            for short, name in (
+                names | {n: n for n in list(arms_of(policies))[2:]}
+            ).items()
+        }
+        self.arms = {
+            name: LocalArm(name, variant, clock=self.clock)
+            for name, variant in self.variants.items()
+        }
+        self.runner = Runner(
+            policies,
+            plan,
+            self.arms,
+            Journal(self.folder, clock=self.clock),
+            clock=self.clock,
+            sleep=self.clock.sleep,
+            listener=self.listener,
+        )
+
+    def rows(self, arm):
+        table = read_segments(self.folder).to_pylist()
+        return [row for row in table if row["arm"] == arm]
+
+
+def test_waiting_comes_from_a_queue_of_each_arm_alone(tmp_path):
+    """A slow arm builds a queue of its own; the fast one on the same device doesn't."""
+    stage = Stage(
+        tmp_path,
+        [policy_of()],
+        plan_of(4, every_s=1.0),
+        dense=ScriptedVariant(service_s=lambda _: 0.25),
+        window=ScriptedVariant(service_s=lambda _: 1.5),
+    )
+
+    stage.runner.run()
+
+    assert [0.25] * 4 == [row["latency_s"] for row in stage.rows(DENSE)]
+    assert [1.5, 2.0, 2.5, 3.0] == [row["latency_s"] for row in stage.rows(WINDOW)]
+    assert [0.0, 0.5, 1.0, 1.5] == [row["queue_s"] for row in stage.rows(WINDOW)]
+    assert [1.5] * 4 == [row["service_s"] for row in stage.rows(WINDOW)]
+    assert [0.75, 1.25, 1.75, 2.25] == [row["ttft_s"] for row in stage.rows(WINDOW)]
+
+
+def test_a_stall_shows_in_the_arm_that_stalled(tmp_path):
+    """Two seconds lost by one request delay those behind it, in that arm only."""
+    stage = Stage(
+        tmp_path,
+        [policy_of()],
+        plan_of(6, every_s=0.5),
+        window=ScriptedVariant(
+            service_s=lambda request: 2.0 if request.request_id == "q1" else 0.1
+        ),
+    )
+
+    stage.runner.run()
+
+    assert max(row["latency_s"] for row in stage.rows(DENSE)) == pytest.approx(0.1)
+    assert stage.rows(WINDOW)[2]["latency_s"] == pytest.approx(1.6)
+
+
+def test_requests_wait_for_their_time(tmp_path):
+    """Nothing is sent before its intended arrival."""
+    stage = Stage(tmp_path, [policy_of()], plan_of(4, every_s=3.0))
+
+    stage.runner.run()
+
+    assert stage.clock.now_s == pytest.approx(9.0)
+
+
+def test_the_order_of_the_arms_changes_from_request_to_request(tmp_path):
+    """Neither arm always goes first."""
+    stage = Stage(tmp_path, [policy_of()], plan_of(40))
+
+    stage.runner.run()
+
+    first = sum(row["order"] == 0 for row in stage.rows(DENSE))
+    assert 10 < first < 30
+
+
+def test_a_failure_is_evidence_and_the_run_goes_on(tmp_path):
+    """What a variant raises becomes an error row with its words; others still answer."""
+    stage = Stage(
+        tmp_path,
+        [policy_of()],
+        plan_of(5),
+        window=ScriptedVariant(fails=lambda request: request.request_id == "q2"),
+    )
+
+    stage.runner.run()
+
+    failed = stage.rows(WINDOW)[2]
+    assert failed["status"] == "error"
+    assert failed["error"] == "RuntimeError: scripted failure of q2"
+    assert failed["latency_s"] is failed["score"] is None
+    assert [1.0] * 5 == [row["score"] for row in stage.rows(DENSE)]
+
+
+def test_a_decided_run_stops_early(tmp_path):
+    """Once every policy is decided no further request is sent."""
+    stage = Stage(
+        tmp_path,
+        [policy_of()],
+        plan_of(200),
+        window=ScriptedVariant(right=lambda _: False),
+    )
+
+    played = stage.runner.run()
+
+    assert played.reason == DECIDED
+    assert stage.listener.done == 10
+    assert played.ends["one"].cutoff_s == pytest.approx(10.0)
+
+
+def test_an_arm_is_released_when_its_policies_are_decided(tmp_path):
+    """A candidate that is rolled back no longer costs anything."""
+    other = "reference/sliding_window(window=512)"
+    policies = [policy_of(), policy_of("two", window=512, min_pairs=60)]
+    stage = Stage(
+        tmp_path,
+        policies,
+        plan_of(200),
+        window=ScriptedVariant(right=lambda _: False),
+    )
+
+    stage.runner.run()
+
+    assert len(stage.rows(WINDOW)) == 10
+    assert len(stage.rows(other)) > 60
+
+
+def test_the_verdict_of_the_run_is_the_verdict_of_its_observations(tmp_path):
+    """Judging what was recorded finds the look, and the verdict, of the live run."""
+    policy = policy_of(min_duration="1m")
+    stage = Stage(tmp_path, [policy], plan_of(300))
+
+    played = stage.runner.run()
+    decision = judge(
+        policy, read_segments(stage.folder), run="r", ended=played.ends.get("one")
+    )
+
+    last = stage.listener.looks[-1][1]
+    assert last.verdict == decision.verdict == "promote"
+    assert last.elapsed_s == decision.elapsed_s
+    assert [look for _, look in stage.listener.looks] == list(decision.looks)
+
+
+def test_traffic_that_ends_is_a_reason(tmp_path):
+    """Without a verdict the run ends with its traffic and says so."""
+    stage = Stage(tmp_path, [policy_of()], plan_of(20))
+
+    played = stage.runner.run()
+
+    assert played.reason == END_OF_TRAFFIC
+    assert played.ends == {}
+
+
+def test_max_duration_is_wall_time(tmp_path):
+    """A run that falls behind its plan ends when its time is over."""
+    clock_owner = ScriptedVariant()
+    stage = Stage(
+        tmp_path,
+        [policy_of(max_duration="30s")],
+        plan_of(200),
+        dense=clock_owner,
+        window=ScriptedVariant(),
+    )
+    stage.variants[WINDOW]._clock = stage.clock
+    stage.variants[WINDOW]._service_s = lambda _: 5.0
+
+    played = stage.runner.run()
+
+    assert played.reason == MAX_DURATION
+    assert len(stage.rows(DENSE)) == 6
+
+
+def test_ctrl_c_keeps_what_was_answered(tmp_path):
+    """An interrupt drops the request in flight for all arms and ends in order."""
+
+    def interrupt(request):
+        if request.request_id == "q7":
+            raise KeyboardInterrupt
+        return 0.1
+
+    stage = Stage(
+        tmp_path,
+        [policy_of()],
+        plan_of(20),
+        window=ScriptedVariant(service_s=interrupt),
+    )
+
+    played = stage.runner.run()
+
+    assert played.reason == INTERRUPTED
+    assert len(stage.rows(DENSE)) == len(stage.rows(WINDOW)) == 7
+
+
+def test_a_dead_arm_keeps_what_was_answered(tmp_path):
+    """What breaks a run leaves everything before it committed."""
+    stage = Stage(tmp_path, [policy_of()], plan_of(20))
+    answer = stage.arms[WINDOW].serve
+
+    def dies(request):
+        if request.request_id == "q5":
+            raise ArmError("arm window died")
+        return answer(request)
+
+    stage.arms[WINDOW].serve = dies
+
+    with pytest.raises(ArmError, match="window died"):
+        stage.runner.run()
+
+    assert len(stage.rows(DENSE)) == len(stage.rows(WINDOW)) == 5
+
+
+def test_groups_know_their_size(tmp_path):
+    """Rows say how many items their group will have, so that judges can wait."""
+    stage = Stage(tmp_path, [policy_of()], plan_of(8, group_size=4))
+
+    stage.runner.run()
+
+    assert [4] * 8 == [row["group_items"] for row in stage.rows(DENSE)]
+
+
+def test_warm_up_is_marked_and_starts_with_the_longest():
+    """Warm-up answers a sample spread over the plan, longest first, marked warm."""
+    variant = ScriptedVariant(service_s=lambda request: request.blocks.length_tokens)
+    arms = {"dense": LocalArm("dense", variant, clock=FakeClock())}
+
+    rows = warm_up(arms, plan_of(30, kind="latency"), 6)
+
+    assert [35, 30, 25, 20, 15, 10] == [row.prompt_tokens for row in rows]
+    assert all(row.warm and row.latency_s is None for row in rows)
+
+
+def test_mean_service_leaves_the_first_calls_out():
+    """What only the first calls pay doesn't count, and no answer is not zero."""
+    slow_first = iter([9.0, 9.0, 1.0, 1.0, 1.0, 1.0])
+    variant = ScriptedVariant(service_s=lambda _: next(slow_first))
+    arms = {"dense": LocalArm("dense", variant, clock=FakeClock())}
+
+    rows = warm_up(arms, plan_of(6), 6)
+
+    assert mean_service_s(rows, "dense") == pytest.approx(1.0)
+    assert mean_service_s(rows, "other") is None
