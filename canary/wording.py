@@ -2,7 +2,7 @@
 
 from canary.decision import GateResult, GateStatus
 
-_METRICS = {
+METRICS = {
     "accuracy": "accuracy",
     "errors": "error share",
     "ttft": "time to first token",
@@ -21,7 +21,7 @@ def limit_in_words(gate: GateResult) -> str:
             f" for {gate.regime} tokens" if gate.regime else "",
         ]
     )
-    metric = _METRICS[gate.metric]
+    metric = METRICS[gate.metric]
     if gate.effect == "ratio":
         at = f"p{(gate.quantile or 0) * 100:g} "
         return f"{at}{metric}{scope} at most {gate.limit:g}x the baseline's"
@@ -72,6 +72,12 @@ def points(value: float) -> str:
     return f"{number} point" if number == "1" else f"{number} points"
 
 
+def units_in_words(count: int, gate: GateResult, more: str = "") -> str:
+    """Return a number of what the gate counts: ``1,200 pairs``, ``3 more groups``."""
+    name = "validation group" if gate.metric == "accuracy" else "pair"
+    return f"{count:,} {more}{name}{'' if count == 1 else 's'}"
+
+
 def finding_in_words(gate: GateResult) -> str:
     """Return what the evidence says about one gate, in one sentence."""
     limit = limit_in_words(gate)
@@ -88,15 +94,15 @@ def finding_in_words(gate: GateResult) -> str:
         return f"Too little evidence: {limit}; {gate.reason}.{needs}"
     return (
         f"Not shown yet: {limit} (measured {estimate}, between {lower} and {upper} "
-        f"after {gate.units:,}). {_needed(gate)}"
+        f"after {units_in_words(gate.units, gate)}). {_needed(gate)}"
     )
 
 
 def _needed(gate: GateResult) -> str:
     if gate.units_needed is None:
         return "More of the same evidence would not decide it."
-    more = max(gate.units_needed - gate.units, 0)
-    return f"Needs about {more:,} more if what follows looks like what came so far."
+    more = units_in_words(max(gate.units_needed - gate.units, 0), gate, "more ")
+    return f"Needs about {more} if what follows looks like what came so far."
 
 
 def _findings(gates: tuple[GateResult, ...], *statuses: GateStatus) -> tuple[str, ...]:

@@ -1,0 +1,83 @@
+"""The report on a terminal: one table, then each policy's sentences."""
+
+from rich import box
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from canary.decision import Decision, GateStatus, Verdict
+from canary.report.data import ReportData
+from canary.report.words import SIGNS, headline, printable
+from canary.wording import seconds
+
+_STYLES = {
+    Verdict.PROMOTE: "bold green",
+    Verdict.ROLLBACK: "bold red",
+    Verdict.CONTINUE: "bold blue",
+    Verdict.INCONCLUSIVE: "bold yellow",
+    Verdict.INVALID: "bold magenta",
+}
+
+
+def render_terminal(data: ReportData, console: Console) -> None:
+    """Print verdicts and reasons; signs and words carry them, colour only helps."""
+    console.print(Text(printable(headline(data.decisions)), style="bold"))
+    console.print(_overview(data.decisions))
+    for decision in data.decisions:
+        _print_case(decision, console)
+
+
+def _overview(decisions: tuple[Decision, ...]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table.add_column("Policy", overflow="fold")
+    table.add_column("Verdict", no_wrap=True)
+    table.add_column("Limits shown", justify="right")
+    table.add_column("Pairs", justify="right", no_wrap=True)
+    table.add_column("After", justify="right", no_wrap=True)
+    for decision in decisions:
+        table.add_row(
+            Text(printable(decision.policy)),
+            _verdict(decision),
+            _limits_shown(decision),
+            f"{decision.pairs:,}",
+            seconds(decision.elapsed_s),
+        )
+    return table
+
+
+def _verdict(decision: Decision) -> Text:
+    sign = SIGNS[decision.verdict]
+    return Text(f"{sign} {decision.verdict}", style=_STYLES[decision.verdict])
+
+
+def _limits_shown(decision: Decision) -> str:
+    holds = sum(gate.status is GateStatus.HOLDS for gate in decision.gates)
+    broken = sum(gate.status is GateStatus.BROKEN for gate in decision.gates)
+    parts = [f"{holds} of {len(decision.gates)} hold"]
+    if broken:
+        parts.append(f"{broken} broken")
+    return ", ".join(parts)
+
+
+def _print_case(decision: Decision, console: Console) -> None:
+    title = Text.assemble(
+        (printable(decision.policy), "bold"), "  ", _verdict(decision)
+    )
+    console.print(title)
+    for sentence in decision.because:
+        _print_item("-", sentence, console)
+    _print_item("→", decision.action, console)
+    if decision.override:
+        parts = [f"{key}: {value}" for key, value in decision.override.items()]
+        _print_item("!", f"overridden by hand ({', '.join(parts)})", console)
+    console.print()
+
+
+def _print_item(sign: str, sentence: str, console: Console) -> None:
+    """Wrapped under its own beginning."""
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(width=1)
+    grid.add_column()
+    grid.add_row(Text(sign), Text(printable(sentence)))
+    console.print(Padding(grid, (0, 0, 0, 2)))
