@@ -39,7 +39,8 @@ def effect_in_words(value: float | None, gate: GateResult) -> str:
         return "not known"
     if gate.effect == "ratio":
         return f"{value:.3g}x"
-    return f"{value * 100:+.1f} points"
+    rounded = round(value * 100, 1) + 0.0  # no "-0.0"
+    return f"{rounded:+.1f} points"
 
 
 def value_in_words(value: float | None, unit: str) -> str:

@@ -91,8 +91,7 @@ def to_svg(
         for axes in figure.axes:
             axes.patch.set_visible(False)
         buffer = io.StringIO()
-        no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(buffer, format="svg", metadata=no_metadata)
+        figure.savefig(buffer, format="svg")
     body = _themed(_own_ids(_slim(buffer.getvalue()), key))
     return (
         f'<svg class="chart" viewBox="0 0 {width:g} {height:g}" role="img" '
@@ -101,7 +100,7 @@ def to_svg(
 
 
 def _slim(document: str) -> str:
-    """Keep what is drawn, with coordinates to a hundredth of a pixel."""
+    """Keep what is drawn, to a hundredth of a pixel; no dates, no page-wide style."""
     body = document[document.index(">", document.index("<svg")) + 1 :]
     body = body[: body.rindex("</svg>")]
     body = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", body, flags=re.DOTALL)

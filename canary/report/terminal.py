@@ -1,5 +1,7 @@
 """The report on a terminal: one table, then each policy's sentences."""
 
+from collections import Counter
+
 from rich import box
 from rich.console import Console
 from rich.padding import Padding
@@ -32,7 +34,7 @@ def _overview(decisions: tuple[Decision, ...]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     table.add_column("Policy", overflow="fold")
     table.add_column("Verdict", no_wrap=True)
-    table.add_column("Limits shown", justify="right")
+    table.add_column("Limits shown", justify="right", no_wrap=True)
     table.add_column("Pairs", justify="right", no_wrap=True)
     table.add_column("After", justify="right", no_wrap=True)
     for decision in decisions:
@@ -52,12 +54,11 @@ def _verdict(decision: Decision) -> Text:
 
 
 def _limits_shown(decision: Decision) -> str:
-    holds = sum(gate.status is GateStatus.HOLDS for gate in decision.gates)
-    broken = sum(gate.status is GateStatus.BROKEN for gate in decision.gates)
-    parts = [f"{holds} of {len(decision.gates)} hold"]
-    if broken:
-        parts.append(f"{broken} broken")
-    return ", ".join(parts)
+    counts = Counter(gate.status for gate in decision.gates)
+    total = len(decision.gates)
+    if counts[GateStatus.BROKEN]:
+        return f"{counts[GateStatus.BROKEN]} of {total} broken"
+    return f"{counts[GateStatus.HOLDS]} of {total} hold"
 
 
 def _print_case(decision: Decision, console: Console) -> None:
