@@ -1,0 +1,183 @@
+"""The reference model behind an attention pattern: one request in, one answer out."""
+
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from canary.attention import attend, pattern
+from canary.clock import Clock
+from canary.errors import ArmError
+from canary.policy.model import VariantSpec
+from canary.traffic.request import Request
+from canary.traffic.seeds import token_blocks
+from canary.variants.base import Generation
+from canary.variants.checkpoint import SHIPPED_SHA256, load_shipped
+from canary.variants.model import Attend, Cache
+from canary.variants.vocabulary import BOS, WORDS, decode, encode
+
+
+class ReferenceVariant:
+    """The trained model that ships, answering greedily, one request at a time.
+
+    float32 on the CPU, bfloat16 on CUDA. A request's text is read after ``<bos>``;
+    token blocks are read as they are. One of kind ``quality`` is answered until a stop
+    string or `max_output_tokens`, and the answer is what stands before the stop string;
+    one of kind ``latency`` gets exactly `max_output_tokens`, whatever they are.
+
+    Args:
+        spec: The attention pattern; the model's name is not looked at.
+        device: Where it runs, as torch names it; CUDA if there is one, else the CPU.
+        clock: What it times itself with.
+
+    Raises:
+        ArmError: There is no such device, or the weights are not those that shipped.
+        AttentionError: The pattern can't be read or doesn't cover the model's layers.
+    """
+
+    def __init__(
+        self,
+        spec: VariantSpec,
+        *,
+        device: str | None = None,
+        clock: Clock = time.perf_counter,
+    ) -> None:
+        self._device = _usable(device)
+        dtype = torch.float32 if self._device.type == "cpu" else torch.bfloat16
+        self._model = load_shipped(dtype=dtype, device=self._device)
+        self._pattern = pattern(spec.attention)
+        self._layers = range(self._model.architecture.layers)
+        for layer in self._layers:
+            self._pattern.at(layer)
+        self._clock = clock
+
+    @torch.inference_mode()
+    def generate(self, request: Request) -> Generation:
+        """Answer one request.
+
+        Raises:
+            UnknownWordError: The text holds a word that the model doesn't know.
+        """
+        began_s = self._clock()
+        prompt = _prompt(request)
+        limit = request.max_output_tokens
+        stops = request.stop if request.kind == "quality" else ()
+        kernels: dict[str, None] = {}
+        step = self._reader(len(prompt) + limit, kernels)
+        written = [step(prompt)]
+        first_token_s = self._clock() - began_s
+        with _one_thread(self._device):
+            while len(written) < limit and not _stopped(decode(written), stops):
+                written.append(step(written[-1:]))
+        end_s = self._clock() - began_s
+        length = len(prompt)
+        densities = [
+            self._pattern.density(length, length, layer=layer) for layer in self._layers
+        ]
+        return Generation(
+            prompt_tokens=length,
+            output_tokens=len(written),
+            first_token_s=first_token_s,
+            end_s=end_s,
+            answer=_before(decode(written), stops)
+            if request.kind == "quality"
+            else None,
+            kernels=tuple(kernels),
+            density=sum(densities) / len(densities),
+        )
+
+    def describe(self) -> dict[str, str]:
+        """Return what this really is, all of it as text."""
+        device = str(self._device)
+        if self._device.type == "cuda":
+            device += f" ({torch.cuda.get_device_name(self._device)})"
+        return {
+            "model": "reference",
+            "attention": str(self._pattern),
+            "device": device,
+            "dtype": str(self._model.dtype).removeprefix("torch."),
+            "torch": torch.__version__,
+            "threads": str(torch.get_num_threads()),
+            "processor": platform.processor() or platform.machine(),
+            "parameters": str(sum(p.numel() for p in self._model.parameters())),
+            "weights_sha256": SHIPPED_SHA256,
+        }
+
+    def _reader(
+        self, capacity_tokens: int, kernels: dict[str, None]
+    ) -> Callable[[list[int]], int]:
+        """Return a function that reads words and says the likeliest next one.
+
+        Taking the number off the device waits for it, so whoever reads a clock after a
+        step has waited too, on CUDA as on the CPU.
+        """
+        cache = Cache(self._model, capacity_tokens=capacity_tokens)
+        seen = self._attend(kernels)
+
+        def step(ids: list[int]) -> int:
+            tokens = torch.tensor([ids], device=self._device)
+            x = self._model(tokens, seen, cache)
+            return int(self._model.logits(x[0, -1])[: len(WORDS)].argmax())
+
+        return step
+
+    def _attend(self, kernels: dict[str, None]) -> Attend:
+        def seen(q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
+            out, evidence = attend(q, k, v, self._pattern, layer=layer)
+            kernels.setdefault(str(evidence))
+            return out
+
+        return seen
+
+
+def _usable(device: str | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+        reason = str(error).splitlines()[0]
+        raise ArmError(
+            f"device {device!r} can't be used here ({reason}); write cpu or cuda"
+        ) from error
+    return chosen
+
+
+def _prompt(request: Request) -> list[int]:
+    if request.text is not None:
+        return [BOS, *encode(request.text)]
+    if request.blocks is None:
+        raise ValueError(f"request {request.request_id} has neither text nor blocks")
+    ids: list[int] = token_blocks(
+        request.blocks, request_id=request.request_id, low=BOS + 1, high=len(WORDS)
+    ).tolist()
+    return ids
+
+
+@contextmanager
+def _one_thread(device: torch.device) -> Iterator[None]:
+    """Decode on one thread: threads gain nothing on one token, but wait for each other.
+
+    Measured on 2 cores: with any other work on one of them, each small product of two
+    threads takes 3 to 6 ms instead of 0.01.
+    """
+    threads = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _stopped(text: str, stops: tuple[str, ...]) -> bool:
+    return any(stop in text for stop in stops)
+
+
+def _before(text: str, stops: tuple[str, ...]) -> str:
+    """Return what stands before the first stop string, without white space around."""
+    return text[: min((text.find(s) for s in stops if s in text), default=None)].strip()
