@@ -66,10 +66,16 @@ def build(document: Document) -> tuple[Policy | None, list[Fault]]:
         elif key in data:
             values[key], found = _validated(_ADAPTERS[key], data[key], key, document)
             faults += found
+        elif not document.complete:
+            values[key] = None
+        elif info.is_required():
+            values[key] = None
+            faults.append(document.fault(key, missing_key(key, Policy)))
         else:
-            values[key] = None if info.is_required() else info.get_default()
-            if info.is_required() and document.complete:
-                faults.append(document.fault(key, missing_key(key, Policy)))
+            values[key] = info.get_default()
+    if not document.complete:
+        # The other half of these rules stands in a base that couldn't be read.
+        values["decision"] = None
     faults += faults_between(_draft(values), document)
     if faults or document.unreadable or not document.complete:
         return None, faults

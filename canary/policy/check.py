@@ -37,10 +37,14 @@ class Draft:
 def faults_between(draft: Draft, document: Document) -> Iterator[Fault]:
     """Yield what can't be, or can't be decided, in a policy whose values are sound."""
     yield from _variant_faults(draft, document)
-    yield from _regime_faults(draft, document)
+    unordered = list(_regime_faults(draft, document))
+    yield from unordered
     for index, gate in enumerate(draft.gates):
         if gate is not None:
-            yield from _gate_faults(below("gates", index), gate, draft, document)
+            where = below("gates", index)
+            yield from _gate_faults(where, gate, draft, document)
+            if not unordered:
+                yield from _scope_faults(where, gate, draft, document)
     yield from _repeated_gates(draft, document)
     if draft.decision is not None:
         yield from _decision_faults(draft.decision, document)
@@ -114,6 +118,11 @@ def _gate_faults(
             "write validation: [replay/validation/NAME.jsonl]"
         )
         yield document.fault(where, message)
+
+
+def _scope_faults(
+    where: str, gate: Gate, draft: Draft, document: Document
+) -> Iterator[Fault]:
     if gate.regime is not None and draft.regimes is not None:
         names = regime_names(draft.regimes)
         if gate.regime not in names:
@@ -160,16 +169,18 @@ def _decision_faults(rules: DecisionRules, document: Document) -> Iterator[Fault
         ("min_duration", rules.min_duration_s),
         ("look_every", rules.look_every_s),
     ):
-        if seconds > rules.max_duration_s:
-            where = f"decision.{key}"
-            default = "" if where in document.places else ", its default,"
+        if seconds <= rules.max_duration_s:
+            continue
+        where, text = f"decision.{key}", duration_text(seconds)
+        if where in document.places:
+            message = f"{text} is longer than max_duration; write at most {longest}"
+            yield document.fault(where, message)
+        else:
             message = (
-                f"{key} is {duration_text(seconds)}{default} and longer than "
-                f"max_duration, {longest}; write at most {longest}"
+                f"{key} is {text} by default, longer than this; "
+                f"write {key}, at most {longest}"
             )
-            # Where a default is too long, what is written is the deadline.
-            written = where if where in document.places else "decision.max_duration"
-            yield document.fault(written, message)
+            yield document.fault("decision.max_duration", message)
     if rules.block == "auto" and rules.max_duration_s > _LONGEST_WITHOUT_BLOCKS_S:
         message = (
             f"a run of up to {longest} needs blocks of time, which are not in this "

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import yaml
@@ -99,7 +99,7 @@ def comparable(policies: Sequence[Policy]) -> None:
                 )
                 faults.append(fault_at(policy, where, message))
     if faults:
-        raise PolicyError(tuple(faults))
+        raise PolicyError(_in_order(faults, [policy.path for policy in policies]))
 
 
 def _link(policy: Policy, where: str) -> str:
@@ -107,7 +107,7 @@ def _link(policy: Policy, where: str) -> str:
     return f"{fault.file}:{fault.line}"
 
 
-def _in_order(faults: set[Fault], files: list[str]) -> tuple[Fault, ...]:
+def _in_order(faults: Iterable[Fault], files: list[str]) -> tuple[Fault, ...]:
     def key(fault: Fault) -> tuple[object, ...]:
         order = files.index(fault.file) if fault.file in files else len(files)
         place = (fault.file, fault.line, fault.column)

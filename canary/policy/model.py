@@ -33,6 +33,7 @@ from canary.policy.units import (
     Share,
     Tokens,
     factor,
+    percentile_text,
     share_text,
     shown,
     tokens_text,
@@ -129,11 +130,12 @@ class Limit(_Value):
     """Use this many requests, from the beginning of the trace."""
 
 
-def _speed(value: object) -> float:
+def _speed(value: object) -> object:
     try:
-        return factor(value)
+        factor(value)
     except ValueError as error:
         raise ValueError(f"{error} or {{baseline_load: 60%}}") from error
+    return value
 
 
 UNION_TAGS = ("<factor>", "<load>")
@@ -219,7 +221,7 @@ class Gate(_Value):
         """A name that is unique within a policy and reads as the limit does."""
         parts: list[str] = [self.metric]
         if self.quantile is not None:
-            parts.append(f"p{self.quantile * 100:.10g}")
+            parts.append(percentile_text(self.quantile))
         if self.over_s is not None:
             parts.append(f"over {self.over_s:.10g}s")
         parts += [scope for scope in (self.task, self.regime) if scope]
@@ -341,7 +343,7 @@ class Policy(_Value):
     decision: DecisionRules = Field(
         default=DecisionRules(), examples=["{min_duration: 24h, max_duration: 7d}"]
     )
-    """How sure one must be, when one looks, and when it ends."""
+    """When the evidence is weighed, how sure one must be, and when it ends."""
 
     path: str = Field(default="", exclude=True)
     text: str = Field(default="", exclude=True, repr=False)

@@ -69,7 +69,8 @@ class _Loader(yaml.SafeLoader):
             self._faults.append(_at(place, message))
         tag = getattr(event, "tag", None)
         if tag is not None:
-            message = f"a tag ({shown(tag)}) isn't allowed here; write the plain value"
+            name = tag.replace("tag:yaml.org,2002:", "!!")
+            message = f"a tag ({name}) isn't allowed here; write the plain value"
             self._faults.append(_at(place, message))
         self._depth += 1
         if self._depth > _MAX_DEPTH:
@@ -130,9 +131,12 @@ _SYNTAX = (
 
 
 def _syntax_fault(error: yaml.MarkedYAMLError, file: str) -> Fault:
-    mark = error.problem_mark or error.context_mark
-    place = Place(file, mark.line + 1, mark.column + 1) if mark else Place(file, 1, 1)
     said = f"{error.context}: {error.problem}"
+    mark = error.problem_mark or error.context_mark
+    if re.search(r"stream end|end of stream|could not find", said):
+        # What isn't closed is found at the end, but has to be put right at its start.
+        mark = error.context_mark or mark
+    place = Place(file, mark.line + 1, mark.column + 1) if mark else Place(file, 1, 1)
     for pattern, message in _SYNTAX:
         if re.search(pattern, said):
             return _at(place, message)

@@ -11,7 +11,6 @@ from canary.policy.model import Place
 from canary.policy.parsing import parse
 from canary.policy.scalars import read_scalar
 from canary.policy.tree import UNREADABLE, is_plain, merged, place_of
-from canary.policy.units import shown
 
 _MAX_BYTES = 2**20
 
@@ -100,7 +99,7 @@ def _read_text(path: Path) -> str | Fault:
     except UnicodeDecodeError as error:
         before = data[: error.start].decode()
         line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
-        message = f"byte {shown(data[error.start])} isn't UTF-8; save the file as UTF-8"
+        message = f"byte 0x{data[error.start]:02X} isn't UTF-8; save the file as UTF-8"
         return _fault(Place(str(path), line, column), message)
 
 

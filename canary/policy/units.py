@@ -126,18 +126,22 @@ def percentile(value: object) -> float:
 def duration_text(seconds: float) -> str:
     """Return a duration as a policy writes it, in its largest whole unit."""
     exact = Decimal(repr(seconds))
-    for unit in ("d", "h", "m", "s", "ms"):
+    for unit in ("d", "h", "m", "s"):
         number = exact / Decimal(_DURATION_S[unit])
         if number >= 1 and number % 1 == 0:
             return f"{number:.0f}{unit}"
-    if seconds >= 1 and exact * 1000 % 1 == 0:
-        return f"{exact.normalize():f}s"
-    return f"{(exact * 1000).normalize():f}ms" if seconds else "0s"
+    if exact >= 1 and exact * 1000 % 1 == 0:
+        return f"{_digits(exact)}s"
+    return f"{_digits(exact * 1000)}ms" if seconds else "0s"
+
+
+def _digits(number: Decimal) -> str:
+    return f"{number.normalize():f}"
 
 
 def share_text(value: float) -> str:
     """Return a share as a policy writes it."""
-    return f"{value * 100:.10g}%"
+    return f"{_digits(Decimal(repr(value)) * 100)}%"
 
 
 def tokens_text(value: int) -> str:
@@ -147,12 +151,12 @@ def tokens_text(value: int) -> str:
 
 def factor_text(value: float) -> str:
     """Return a factor as a policy writes it."""
-    return f"{value:.12g}x"
+    return f"{_digits(Decimal(repr(value)))}x"
 
 
 def percentile_text(value: float) -> str:
     """Return a percentile as a policy writes it."""
-    return f"p{value * 100:.10g}"
+    return f"p{_digits(Decimal(repr(value)) * 100)}"
 
 
 def _string(pattern: str, *examples: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What is wrong with a value, in our words instead of the validator's."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, get_args
 
@@ -42,16 +42,27 @@ def written_keys(model: type[BaseModel]) -> dict[str, FieldInfo]:
 def nearest(word: str, valid: Iterable[str]) -> str:
     """Return advice on what to write instead of `word`: the nearest, or all."""
     choices = list(valid)
-    close = get_close_matches(word.lower(), choices, n=1)
-    return f"write {close[0]}" if close else f"write one of {', '.join(choices)}"
+    close = _close(word, choices)
+    return f"write {close}" if close else f"write one of {', '.join(choices)}"
 
 
 def unknown_key(key: str, model: type[BaseModel]) -> str:
     """Return what to say about a key that `model` doesn't have."""
     if key in _LATER_KEYS:
         return "not in this version; remove it"
-    extra = ["extends"] if model is Policy else []
-    return f"unknown key; {nearest(key, [*written_keys(model), *extra])}"
+    keys = list(written_keys(model))
+    if model is not Policy or _close(key, keys):
+        return f"unknown key; {nearest(key, keys)}"
+    owners = [
+        owner
+        for owner, info in written_keys(Policy).items()
+        if isinstance(info.annotation, type)
+        and issubclass(info.annotation, BaseModel)
+        and key in written_keys(info.annotation)
+    ]
+    if owners:
+        return f"unknown key here; write it under {' or '.join(owners)}"
+    return f"unknown key; {nearest(key, [*keys, 'extends'])}"
 
 
 def missing_key(key: str, model: type[BaseModel]) -> str:
@@ -88,8 +99,13 @@ def _no_choice(value: object, choices: tuple[str, ...]) -> str:
         return f"{value} is not in this version; write one of {', '.join(choices)}"
     listed = f"{', '.join(choices[:-1])} or {choices[-1]}"
     expected = f"expected {listed}, got {shown(value)}"
-    close = get_close_matches(str(value).lower(), choices, n=1)
-    return f"{expected}; write {close[0]}" if close else expected
+    close = _close(str(value), choices)
+    return f"{expected}; write {close}" if close else expected
+
+
+def _close(word: str, choices: Sequence[str]) -> str | None:
+    # Below 0.7 what is near is no longer what was meant: max_duration, validation.
+    return next(iter(get_close_matches(word.lower(), choices, n=1, cutoff=0.7)), None)
 
 
 def _example(info: FieldInfo) -> str:

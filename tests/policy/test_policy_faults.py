@@ -1,0 +1,236 @@
+"""What is said about broken policies, word for word (the files in golden/)."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from canary.policy.load import load_policies
+
+HERE = Path(__file__).parent
+
+Write = Callable[..., Path]
+FaultsOf = Callable[..., list[str]]
+Golden = Callable[[str, str], None]
+
+NUMBERS = [
+    *("1e-3", "1e3", "1.0e3", "017", "1_0.5", "'1,5'", "'1.1'", "1:30", "0x10", "110%"),
+    *("off", "true", "[1.1]", "2026-11-23", ".nan", "-.Inf", "1.0e+999", "1" * 5000),
+    *("~", "''", '"1\\n2"', "1.1\u00a0", '"\\uD800"', "0", "-1.5"),
+]
+TRUTHS = ["yes", "on", "True", "'true'", "1", "[]"]
+SYNTAX = [
+    "",
+    "# nothing\n",
+    "- 1\n",
+    "version\n",
+    "a: 1\n---\nb: 2\n",
+    "a:\n\tb: 1\n",
+    "a: b: 1\n",
+    "a: 1\n  b: 2\n",
+    "a:\n  b: 1\n c: 2\n",
+    "a: 'b\n",
+    "a: [1, 2\n",
+    "a: >=128k\n",
+    "{a: >=128k}\n",
+    "a: @b\n",
+    "a: 1\nb\n",
+    "a: b\u0007\n",
+    b"a: 1\nb: \xff\n",
+    b"\xff\xfea\x00:\x00",
+    "[" * 100,
+    "# " + "x" * 2**20,
+]
+KEYS = [
+    "? [a, b]\n: 1",
+    "'': 1",
+    "<<: {name: x}",
+    "name: x",
+    "exends: x.yaml",
+    "budget: {gpu_hours: 3}",
+    "loop: true",
+    "model: x",
+    "places: {}",
+    "5: 5",
+    '"a\\0b": 1',
+]
+WINDOW = "{pattern: sliding_window, window: 256}"
+CHANGES = [
+    ("2x", "2"),
+    ("2x", "[2x]"),
+    ("2x", "0x"),
+    ("2x", "{baseline_load: 0%}"),
+    ("2x", "{baseline_load: 60}"),
+    ("2x", "{}"),
+    ("  source: trace.csv", "  folow: true"),
+    ("trace.csv", "''"),
+    (WINDOW, "5"),
+    (WINDOW, "''"),
+    (WINDOW, "[dense]"),
+    (WINDOW, "dense"),
+    (WINDOW, "{pattern: dense}"),
+    (WINDOW, "{pattern: sliding_window}"),
+    (WINDOW, "{layers: {0-9: dense, 2: dense}}"),
+    (WINDOW, "{layers: {0-2: dense}}"),
+    (WINDOW, "{pattern: sliding_window, window: }"),
+    ("{model: reference}", "{model: refrence}"),
+    ("{model: reference}", "{}"),
+    ("version: 1", "version: true"),
+    ("version: 1", "version: 1.0"),
+    ("version: 1", "version: 2"),
+    ("window-256", "Window-256"),
+    ("window-256", "256"),
+    ("[contracts.jsonl]", "[]"),
+    ("[contracts.jsonl]", "[contracts.jsonl, 5]"),
+    ("[1k, 2k]", "[2k, 2k]"),
+    ("[1k, 2k]", "1k"),
+    ("1k-2k", "1k-4k"),
+    ("1k-2k", '">2k"'),
+    ("regime: 1k-2k", "task: code"),
+    ("metric: accuracy", "metric: output_tokens"),
+    ("metric: accuracy", "metric: [accuracy]"),
+    ("margin: 5%", "margin: 0.05"),
+    ("margin: 5%", "margin: 101%"),
+    ("margin: 5%", "margin: 0%"),
+    ("margin: 5%", "margin: 5%, over: 2s"),
+    ("quantile: p99", "quantile: p0"),
+    ("quantile: p99, max_ratio: 1.1", "over: 2s"),
+    ("min_duration: 10s", "min_duration: 10"),
+    ("min_duration: 10s", "min_duration: 2h"),
+    ("max_duration: 30m", "max_duration: 0s"),
+    ("max_duration: 30m", "max_duration: 61m"),
+    ("look_every: 5s", "block: auto"),
+    ("look_every: 5s", "block: 10m"),
+    ("look_every: 5s", "alpha: 0%"),
+    ("look_every: 5s", "harm_alpha: 51%"),
+    ("min_pairs: 100", "min_pairs: 100.0"),
+    ("min_pairs: 100", "min_pairs: 0"),
+    ("min_pairs: 100", "min_pairs: !!int '100'"),
+]
+
+
+@pytest.mark.parametrize("name", ["broken", "contradictions"])
+def test_every_fault_is_named_at_once_and_in_our_words(
+    name: str, faults_of: FaultsOf, golden: Golden, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A badly broken policy yields all its faults, with places, in a fixed wording."""
+    monkeypatch.chdir(HERE / "golden")
+
+    faults = faults_of(Path(f"{name}.yaml"))
+
+    golden(f"{name}.txt", "\n".join(faults) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "cases"),
+    [
+        ("numbers", [("max_ratio: 1.1", f"max_ratio: {text}") for text in NUMBERS]),
+        ("truths", [("speed: 2x", f"loop: {text}") for text in TRUTHS]),
+        ("changes", CHANGES),
+    ],
+)
+def test_one_wrong_value_yields_one_sentence(
+    name: str,
+    cases: list[tuple[str, str]],
+    good: str,
+    faults_of: FaultsOf,
+    golden: Golden,
+) -> None:
+    """One change that breaks a good policy is said once, and nothing else is."""
+    lines = []
+    for old, new in cases:
+        faults = faults_of(good.replace(old, new))
+        lines += [f"{_short(new)}", *(f"    {fault}" for fault in faults)]
+
+    assert [] == [case for case in cases if case[0] not in good]
+    golden(f"{name}.txt", "\n".join(lines) + "\n")
+
+
+def test_what_is_no_policy_at_all_is_said_in_one_sentence(
+    faults_of: FaultsOf, golden: Golden
+) -> None:
+    """Text that YAML can't read, or that is no mapping, yields one fault, located."""
+    faults = {text: faults_of(text) for text in SYNTAX}
+    lines = [f"{_short(text)}\n    {said[0]}" for text, said in faults.items()]
+
+    assert {1} == {len(said) for said in faults.values()}
+    golden("syntax.txt", "\n".join(lines) + "\n")
+
+
+def test_keys_that_do_not_belong_are_refused(
+    good: str, faults_of: FaultsOf, golden: Golden
+) -> None:
+    """A key that a policy doesn't have, or has twice, never passes in silence."""
+    faults = {text: faults_of(good + text) for text in KEYS}
+    lines = [f"{_short(text)}\n    {said[0]}" for text, said in faults.items()]
+
+    assert {1} == {len(said) for said in faults.values()}
+    golden("keys.txt", "\n".join(lines) + "\n")
+
+
+def _short(text: str | bytes) -> str:
+    shown = ascii(text)
+    return shown if len(shown) < 80 else f"{shown[:20]}..."
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("2", 2.0), ("1.0e-3", 0.001), (".5", 0.5), ("+1.5e+1", 15.0)]
+)
+def test_plain_numbers_are_numbers(
+    text: str, number: float, good: str, write: Write
+) -> None:
+    """A decimal number needs no special form."""
+    (policy,) = load_policies([write(good.replace("1.1", text))])
+
+    assert number == policy.gates[1].max_ratio
+
+
+def test_a_byte_order_mark_and_windows_line_ends_do_no_harm(
+    good: str, write: Write
+) -> None:
+    """A file that an editor on Windows saved means the same."""
+    (policy,) = load_policies([write(good)])
+    text = b"\xef\xbb\xbf" + good.replace("\n", "\r\n").encode()
+    (saved,) = load_policies([write(text, "saved.yaml")])
+
+    assert policy.model_dump() == saved.model_dump()
+    assert text == saved.text.encode()
+
+
+def test_faults_of_several_files_come_together(
+    good: str, write: Write, faults_of: FaultsOf
+) -> None:
+    """All files are read before anything is said; the order is that of the call."""
+    second = write(good.replace("5%", "5"), "a.yaml")
+    first = write(good.replace("2x", "2"), "b.yaml")
+
+    places = [fault.split(": ")[0] for fault in faults_of(first, second)]
+
+    assert ["b.yaml:9:10", "a.yaml:13:49"] == places
+
+
+def test_files_that_cannot_be_read_are_faults_too(
+    tmp_path: Path, faults_of: FaultsOf
+) -> None:
+    """A missing file, a folder, and a path through a file are named in one error."""
+    paths = [tmp_path / "missing.yaml", tmp_path, HERE / "conftest.py" / "x.yaml"]
+
+    assert [
+        f"{paths[0]}:1:1: there is no such file; check the path",
+        f"{paths[1]}:1:1: this is a folder; name the policy files in it",
+        f"{paths[2]}:1:1: this file can't be read: not a directory",
+    ] == faults_of(*paths)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_without_permission_is_a_fault(
+    good: str, write: Write, faults_of: FaultsOf
+) -> None:
+    """A file that may not be read yields a sentence, not a traceback."""
+    path = write(good)
+    path.chmod(0)
+
+    assert [f"{path}:1:1: this file can't be read: permission denied"] == faults_of(
+        path
+    )
