@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="canary",
-    help="May the sparse-attention variant replace the dense one? Exit codes: 0 promote "
-    "or done, 2 usage or policy error, 3 rollback, 4 not decided, 5 invalid, 1 a bug.",
+    help="May the sparse-attention variant replace the dense one? Exit codes: 0 "
+    "promote or done, 2 usage or policy error, 3 rollback, 4 not decided, 5 invalid, "
+    "1 a bug.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -219,7 +220,9 @@ def _place(stack: ExitStack, *, address: str | None, local: bool) -> "Place":
 
 
 def _finish(
-    folder: "RunFolder", policies: "tuple[Policy, ...]", decisions: "tuple[Decision, ...]"
+    folder: "RunFolder",
+    policies: "tuple[Policy, ...]",
+    decisions: "tuple[Decision, ...]",
 ) -> None:
     from canary.decision import worst_exit_code
     from canary.record import read_run
@@ -230,7 +233,9 @@ def _finish(
 
 
 def _print_decisions(
-    record: dict[str, object], policies: "tuple[Policy, ...]", decisions: "list[Decision]"
+    record: dict[str, object],
+    policies: "tuple[Policy, ...]",
+    decisions: "list[Decision]",
 ) -> None:
     from rich.console import Console
 

@@ -24,7 +24,7 @@ from canary.policy.load import load_policies
 from canary.policy.model import LoadTarget, Policy, VariantSpec, variant_name
 from canary.record import SCHEMA, ended_of, machine, read_run, versions, write_run
 from canary.report import ReportData, render_html, render_markdown
-from canary.runner import Listener, Runner, arms_of, mean_service_s, warm_up
+from canary.runner import Listener, Runner, arms_of, busy_s, warm_up
 from canary.traffic.formats import Trace, read_trace
 from canary.traffic.plan import make_plan, with_speed
 from canary.traffic.request import Plan
@@ -102,7 +102,14 @@ def execute(
     warm = warm_up(arms, prepared.plan, _WARM_UP_REQUESTS)
     journal.append(warm)
     plan = _at_speed(prepared, warm)
-    record = _record(prepared, plan, facts, place.where, command, folder)
+    record = _record(
+        prepared,
+        plan,
+        facts,
+        where=place.where,
+        command=command,
+        run=folder.root.resolve().name,
+    )
     write_run(folder, record)
     runner = Runner(
         prepared.policies,
@@ -142,9 +149,7 @@ def conclude(folder: RunFolder, policies: Sequence[Policy]) -> tuple[Decision, .
         for policy in policies
     )
     for decision in decisions:
-        write_atomically(
-            folder.decision(decision.policy), decision.to_json().encode()
-        )
+        write_atomically(folder.decision(decision.policy), decision.to_json().encode())
     data = ReportData(
         run=record,
         policies=tuple(policies),
@@ -164,7 +169,7 @@ def kept_policies(folder: RunFolder) -> tuple[Policy, ...]:
 def _keep_policies(folder: RunFolder, policies: Sequence[Policy]) -> None:
     for policy in policies:
         target = folder.policies / f"{policy.name}.yaml"
-        write_atomically(target, Path(policy.path).read_bytes())
+        write_atomically(target, policy.text.encode())
 
 
 def _at_speed(prepared: Prepared, warm: Sequence[Observation]) -> Plan:
@@ -174,30 +179,30 @@ def _at_speed(prepared: Prepared, warm: Sequence[Observation]) -> Plan:
     if not isinstance(speed, LoadTarget):
         return plan
     baseline = variant_name(policy.baseline)
-    service_s = mean_service_s(warm, baseline)
-    if service_s is None:
+    needed_s = busy_s(warm, baseline, plan)
+    if needed_s is None:
         raise ArmError(
             f"arm {baseline} failed every warm-up request, so its load can't be known; "
             f"the first error was: {next(row.error for row in warm if row.error)}"
         )
     span_s = plan.requests[-1].arrival_s - plan.requests[0].arrival_s
-    busy_s = service_s * len(plan.requests)
-    return with_speed(plan, speed.baseline_load * span_s / busy_s)
+    return with_speed(plan, speed.baseline_load * span_s / needed_s)
 
 
 def _record(
     prepared: Prepared,
     plan: Plan,
     facts: Mapping[str, Mapping[str, str]],
+    *,
     where: str,
     command: str,
-    folder: RunFolder,
+    run: str,
 ) -> dict[str, Any]:
     trace = prepared.trace
     quality = sum(request.kind == "quality" for request in plan.requests)
     return {
         "schema": SCHEMA,
-        "run": folder.root.name,
+        "run": run,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
         "seed": plan.seed,

@@ -66,16 +66,19 @@ def warm_up(arms: Mapping[str, Arm], plan: Plan, count: int) -> list[Observation
     return rows
 
 
-def mean_service_s(rows: Sequence[Observation], arm: str) -> float | None:
-    """Return the mean service time of an arm's warm-up; None without an answer.
+def busy_s(rows: Sequence[Observation], arm: str, plan: Plan) -> float | None:
+    """Return how long an arm would be busy with the whole plan, going by its warm-up.
 
-    The first third is left out: it carries what only the first calls pay.
+    Service time is taken to grow with the prompt. The first third of the warm-up is
+    left out: it carries what only the first calls pay. None without an answer.
     """
-    times = [
-        row.service_s for row in rows if row.arm == arm and row.status == Status.OK
-    ]
-    kept = [time for time in times[len(times) // 3 :] if time is not None]
-    return sum(kept) / len(kept) if kept else None
+    answered = [row for row in rows if row.arm == arm and row.status == Status.OK]
+    kept = answered[len(answered) // 3 :]
+    tokens = sum(row.prompt_tokens for row in kept)
+    if not tokens:
+        return None
+    took_s = sum(row.service_s or 0.0 for row in kept)
+    return took_s / tokens * sum(map(_prompt_size, plan.requests))
 
 
 def _prompt_size(request: Request) -> int:

@@ -102,8 +102,15 @@ def finding_in_words(gate: GateResult) -> str:
 def _needed(gate: GateResult) -> str:
     if gate.units_needed is None:
         return "More of the same evidence would not decide it."
-    more = units_in_words(max(gate.units_needed - gate.units, 0), gate, "more ")
+    missing = rounded_up(max(gate.units_needed - gate.units, 0))
+    more = units_in_words(missing, gate, "more ")
     return f"Needs about {more} if what follows looks like what came so far."
+
+
+def rounded_up(count: int) -> int:
+    """Return a projected count with two digits that mean something, never less."""
+    step: int = 10 ** max(len(str(count)) - 2, 0)
+    return -(-count // step) * step
 
 
 def _findings(gates: tuple[GateResult, ...], *statuses: GateStatus) -> tuple[str, ...]:

@@ -64,9 +64,12 @@ def describe(
     b = _sample_quantile(question.candidate, question.p)
     lower, upper = _bounds(question, policy.decision.alpha)
     estimate = b / a if a is not None and b is not None and a > 0 else None
-    needed: int | None = len(question.baseline)
+    units = len(question.baseline)
+    needed: int | None = units
     if status in (GateStatus.UNDECIDED, GateStatus.INSUFFICIENT):
         needed = _units_needed(question, policy, estimate)
+        # Enough units, yet insufficient: it is the load, and no number cures that.
+        needed = needed if needed is not None and needed > units else None
     return GateResult(
         name=gate.name,
         metric=gate.metric,
@@ -85,7 +88,7 @@ def describe(
         candidate=b,
         log_e_hold=weight.log_e_hold,
         log_e_broken=weight.log_e_broken,
-        units=len(question.baseline),
+        units=units,
         units_needed=needed,
         status=status,
         threshold_hold=weight.threshold_hold,
@@ -138,7 +141,9 @@ def _not_enough(
 
 
 def _least_units(p: float, alpha: float) -> int:
-    least = quantile_pairs_needed([], [], p=p, ratio=1.0, alpha=alpha, hypothesis="hold")
+    least = quantile_pairs_needed(
+        [], [], p=p, ratio=1.0, alpha=alpha, hypothesis="hold"
+    )
     if least is None:
         raise ValueError(f"no number of requests bounds a quantile of {p}")
     return least

@@ -57,15 +57,14 @@ def _condition(policy: Policy) -> str:
 
 def _ending(policy: Policy) -> str:
     rules = policy.decision
-    trace = "" if policy.traffic.loop else " or with the trace"
     undecided = {
         "rollback": "the candidate is rolled back",
         "hold": "the rollout stays where it is",
     }[rules.at_deadline]
     return (
         f"It looks every {duration_text(rules.look_every_s)} and ends after "
-        f"{duration_text(rules.max_duration_s)}{trace}; if that settles nothing, "
-        f"{undecided}."
+        f"{duration_text(rules.max_duration_s)} or with the trace; if that settles "
+        f"nothing, {undecided}."
     )
 
 
@@ -111,5 +110,4 @@ def _traffic_text(traffic: Traffic) -> str:
         speed = f"as fast as keeps the baseline alone busy {share} of the time"
     else:
         speed = f"at {factor_text(traffic.speed)} the recorded speed"
-    loop = ", over and over" if traffic.loop else ""
-    return f"{first} requests of {traffic.source}{rows}, {speed}{loop}"
+    return f"{first} requests of {traffic.source}{rows}, {speed}"

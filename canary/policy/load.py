@@ -72,7 +72,6 @@ _SHARED: dict[str, Callable[[Policy], object]] = {
     "traffic.source": lambda policy: policy.traffic.source,
     "traffic.format": lambda policy: policy.traffic.format,
     "traffic.speed": lambda policy: policy.traffic.speed,
-    "traffic.loop": lambda policy: policy.traffic.loop,
     "traffic.limit": lambda policy: policy.traffic.limit,
 }
 

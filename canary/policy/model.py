@@ -149,6 +149,12 @@ Speed = Annotated[
 """A factor, or the load that the baseline alone should have."""
 
 
+def _loop(value: bool) -> bool:
+    if value:
+        raise ValueError("looping is not in this version; write false")
+    return value
+
+
 class Traffic(_Value):
     """Where requests come from and how fast they are replayed."""
 
@@ -163,8 +169,9 @@ class Traffic(_Value):
     """How fast: `4x` is four times faster than recorded; `{baseline_load: 60%}` is the
     speed at which the baseline alone would be busy for 60 % of the time."""
 
-    loop: StrictBool = False
-    """Whether the trace begins again at its end; otherwise its end is a deadline."""
+    loop: Annotated[StrictBool, AfterValidator(_loop)] = False
+    """Whether the trace begins again at its end: not in this version. The end of the
+    trace is a deadline."""
 
     limit: Limit = Field(default=Limit(), examples=["{prompt_tokens: 8k}"])
     """Which rows of the trace are used."""

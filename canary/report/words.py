@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from canary.decision import Decision, GateResult, GateStatus, Verdict
 from canary.policy.model import Policy
-from canary.wording import limit_in_words, seconds, units_in_words
+from canary.wording import limit_in_words, rounded_up, seconds, units_in_words
 
 SIGNS = {
     Verdict.PROMOTE: "✔",
@@ -77,10 +77,10 @@ def _gate_needs(gate: GateResult) -> str:
             f"{gate.name}: not more of the same evidence, only a clearer effect or "
             "another limit."
         )
-    more = max(gate.units_needed - gate.units, 0)
+    more = rounded_up(max(gate.units_needed - gate.units, 0))
     return (
-        f"{gate.name}: about {units_in_words(more, gate, 'more ')} ({gate.units:,} of "
-        f"about {gate.units_needed:,}), if what follows looks like what came so far."
+        f"{gate.name}: about {units_in_words(more, gate, 'more ')} ({gate.units:,} so "
+        "far), if what follows looks like what came so far."
     )
 
 
@@ -96,7 +96,7 @@ def progress_in_words(gate: GateResult) -> str:
         return f"{gate.units:,}, needed: not known"
     if gate.units_needed <= gate.units:
         return f"{gate.units:,}"
-    return f"{gate.units:,} of about {gate.units_needed:,}"
+    return f"{gate.units:,} of about {rounded_up(gate.units_needed):,}"
 
 
 def printable(text: str) -> str:

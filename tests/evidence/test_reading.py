@@ -21,7 +21,7 @@ a,candidate,0,timeout,100,,0.5,y
     "name", ["rows.csv", "rows.csv.gz", "rows.jsonl", "rows.parquet"]
 )
 def test_every_kind_of_file_gives_the_same_rows(tmp_path, name):
-    """CSV, gzip, JSON lines and Parquet are read alike; unknown columns are left out."""
+    """CSV, gzip, JSON lines and Parquet give the same; unknown columns are left out."""
     path = tmp_path / name
     header, *lines = [line.split(",") for line in CSV.splitlines()]
     if name == "rows.parquet":
@@ -87,7 +87,7 @@ def test_an_unknown_kind_of_file_is_refused(tmp_path):
     path = tmp_path / "rows.xlsx"
     path.write_bytes(b"x")
 
-    with pytest.raises(ObservationError, match="write .parquet, .csv or .jsonl"):
+    with pytest.raises(ObservationError, match=r"write \.parquet, \.csv or \.jsonl"):
         read_observations(path)
 
 
@@ -108,8 +108,8 @@ def test_garbage_is_one_sentence(tmp_path_factory, content, suffix):
     path.write_bytes(content)
 
     try:
-        table = read_observations(path)
+        said = str(read_observations(path).schema)
     except ObservationError as error:
-        assert str(path) in str(error)
-    else:
-        assert table.num_rows >= 0
+        said = str(error)
+
+    assert said.startswith((str(path), "request_id: string"))

@@ -249,7 +249,7 @@ def test_what_differs_between_policies_of_one_run_is_named(
     text = good.replace(*SECOND).replace("{model: reference}", window)
     text = text.replace("trace.csv", "other.csv").replace(
         "2x",
-        "{baseline_load: 50%}\n  loop: true\n  format: azure\n  limit: {requests: 5}",
+        "{baseline_load: 50%}\n  format: azure\n  limit: {requests: 5}",
     )
     policies = load_policies([write(good, "a.yaml"), write(text, "b.yaml")])
 
@@ -264,9 +264,8 @@ def test_what_differs_between_policies_of_one_run_is_named(
         f"b.yaml:3:11: baseline: differs from a.yaml:3, {said}",
         f"b.yaml:8:11: traffic.source: differs from a.yaml:8, {said}",
         f"b.yaml:9:10: traffic.speed: differs from a.yaml:9, {said}",
-        f"b.yaml:10:9: traffic.loop: differs from a.yaml:7, {said}",
-        f"b.yaml:11:11: traffic.format: differs from a.yaml:7, {said}",
-        f"b.yaml:12:10: traffic.limit: differs from a.yaml:7, {said}",
+        f"b.yaml:10:11: traffic.format: differs from a.yaml:7, {said}",
+        f"b.yaml:11:10: traffic.limit: differs from a.yaml:7, {said}",
     ] == str(caught.value).splitlines()
 
 

@@ -31,7 +31,7 @@ def test_what_is_missing_is_counted(report_data: ReportData) -> None:
     assert short == "10 more pairs, to reach the policy's 100."
     assert brief == "6 s more, to reach the policy's minimum duration."
     assert units == (
-        "latency p50: about 28 more pairs (70 of about 98), if what follows looks like "
+        "latency p50: about 28 more pairs (70 so far), if what follows looks like "
         "what came so far."
     )
 

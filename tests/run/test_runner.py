@@ -16,7 +16,7 @@ from canary.runner import (
     MAX_DURATION,
     Runner,
     arms_of,
-    mean_service_s,
+    busy_s,
     warm_up,
 )
 from canary.testing import FakeClock, Quiet, ScriptedVariant
@@ -105,6 +105,7 @@ class Stage:
         )
 
     def rows(self, arm):
+        """What was recorded of an arm."""
         table = read_segments(self.folder).to_pylist()
         return [row for row in table if row["arm"] == arm]
 
@@ -165,7 +166,7 @@ def test_the_order_of_the_arms_changes_from_request_to_request(tmp_path):
 
 
 def test_a_failure_is_evidence_and_the_run_goes_on(tmp_path):
-    """What a variant raises becomes an error row with its words; others still answer."""
+    """What a variant raises becomes an error row with its words; others go on."""
     stage = Stage(
         tmp_path,
         [policy_of()],
@@ -319,13 +320,18 @@ def test_warm_up_is_marked_and_starts_with_the_longest():
     assert all(row.warm and row.latency_s is None for row in rows)
 
 
-def test_mean_service_leaves_the_first_calls_out():
-    """What only the first calls pay doesn't count, and no answer is not zero."""
-    slow_first = iter([9.0, 9.0, 1.0, 1.0, 1.0, 1.0])
-    variant = ScriptedVariant(service_s=lambda _: next(slow_first))
+def test_the_load_of_a_plan_is_told_by_the_warm_up():
+    """Service grows with the prompt, the first calls don't count, unknown isn't zero."""
+    first = iter([90.0, 90.0])
+    variant = ScriptedVariant(
+        service_s=lambda request: next(first, request.blocks.length_tokens / 100)
+    )
     arms = {"dense": LocalArm("dense", variant, clock=FakeClock())}
+    plan = plan_of(6, kind="latency")
 
-    rows = warm_up(arms, plan_of(6), 6)
+    rows = warm_up(arms, plan, 6)
 
-    assert mean_service_s(rows, "dense") == pytest.approx(1.0)
-    assert mean_service_s(rows, "other") is None
+    assert busy_s(rows, "dense", plan) == pytest.approx(
+        (10 + 11 + 12 + 13 + 14 + 15) / 100
+    )
+    assert busy_s(rows, "other", plan) is None

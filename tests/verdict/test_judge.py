@@ -373,7 +373,7 @@ def test_the_document_is_json_that_repeats_to_the_byte(policy_of, table_of):
     first = judge(policy, table, run="r").to_json()
 
     assert first == judge(policy, shuffled, run="r").to_json()
-    document = json.loads(first, parse_constant=lambda name: pytest.fail(name))
+    document = json.loads(first, parse_constant=pytest.fail)
     assert document["schema"] == "canary.decision/1"
     assert document["gates"][1]["estimate"] is None
 
