@@ -15,12 +15,12 @@ from canary.arms.base import Arm
 from canary.arms.server import process_peak_bytes
 from canary.clock import Clock
 from canary.decision import Decision
-from canary.errors import ArmError
+from canary.errors import ArmError, PolicyError
 from canary.evidence.journal import Journal, RunFolder, write_atomically
 from canary.evidence.observation import Observation
 from canary.evidence.reading import read_observations
 from canary.judge import Ended, judge
-from canary.policy.load import load_policies
+from canary.policy.load import fault_at, load_policies
 from canary.policy.model import LoadTarget, Policy, VariantSpec, variant_name
 from canary.record import SCHEMA, ended_of, machine, read_run, versions, write_run
 from canary.report import ReportData, render_html, render_markdown
@@ -61,11 +61,13 @@ def prepare(policies: tuple[Policy, ...], *, seed: int) -> Prepared:
 
     Raises:
         TrafficError: The trace or a validation set can't be used.
+        PolicyError: An accuracy gate asks for what the validation sets don't have.
     """
     traffic = policies[0].traffic
     trace = read_trace(Path(traffic.source), format=traffic.format)
     paths = dict.fromkeys(path for policy in policies for path in policy.validation)
     validation = read_validation([Path(path) for path in paths])
+    _check_tasks(policies, dict(zip(paths, validation, strict=True)))
     speed = traffic.speed
     plan = make_plan(
         trace,
@@ -77,6 +79,28 @@ def prepare(policies: tuple[Policy, ...], *, seed: int) -> Prepared:
         seed=seed,
     )
     return Prepared(policies=policies, trace=trace, validation=validation, plan=plan)
+
+
+def _check_tasks(
+    policies: Sequence[Policy], validation: Mapping[str, ValidationSet]
+) -> None:
+    """Refuse accuracy gates that nothing answers, or that others' items would answer."""
+    faults = []
+    for policy in policies:
+        own = {
+            item.task for path in policy.validation for item in validation[path].items
+        }
+        for index, gate in enumerate(policy.gates):
+            where = f"gates[{index}]"
+            if gate.task is not None and gate.task not in own:
+                told = f"no validation item has this task; write one of {sorted(own)}"
+                faults.append(fault_at(policy, f"{where}.task", told))
+            shared = set(policy.validation) != set(validation)
+            if gate.metric == "accuracy" and gate.task is None and shared:
+                told = "would count other policies' items in this run; add a task"
+                faults.append(fault_at(policy, where, told))
+    if faults:
+        raise PolicyError(tuple(faults))
 
 
 def execute(

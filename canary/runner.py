@@ -7,6 +7,7 @@ request when it arrives, or when its own previous one ends.
 """
 
 import random
+import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -69,16 +70,18 @@ def warm_up(arms: Mapping[str, Arm], plan: Plan, count: int) -> list[Observation
 def busy_s(rows: Sequence[Observation], arm: str, plan: Plan) -> float | None:
     """Return how long an arm would be busy with the whole plan, going by its warm-up.
 
-    Service time is taken to grow with the prompt. The first third of the warm-up is
-    left out: it carries what only the first calls pay. None without an answer.
+    Service time is taken to grow with the prompt, by the median of the answers: the
+    first calls, and those that something else on the machine held up, don't count.
+    None without an answer.
     """
-    answered = [row for row in rows if row.arm == arm and row.status == Status.OK]
-    kept = answered[len(answered) // 3 :]
-    tokens = sum(row.prompt_tokens for row in kept)
-    if not tokens:
+    costs = [
+        row.service_s / row.prompt_tokens
+        for row in rows
+        if row.arm == arm and row.status == Status.OK and row.service_s is not None
+    ]
+    if not costs:
         return None
-    took_s = sum(row.service_s or 0.0 for row in kept)
-    return took_s / tokens * sum(map(_prompt_size, plan.requests))
+    return statistics.median(costs) * sum(map(_prompt_size, plan.requests))
 
 
 def _prompt_size(request: Request) -> int:

@@ -3,10 +3,14 @@
 Refresh them with ``pytest --update-golden`` and read the difference before committing.
 """
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+# As the arms do, and before any test loads torch: see canary.variants.build.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

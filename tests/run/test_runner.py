@@ -321,7 +321,7 @@ def test_warm_up_is_marked_and_starts_with_the_longest():
 
 
 def test_the_load_of_a_plan_is_told_by_the_warm_up():
-    """Service grows with the prompt, the first calls don't count, unknown isn't zero."""
+    """Service grows with the prompt, outliers do not count, unknown is not zero."""
     first = iter([90.0, 90.0])
     variant = ScriptedVariant(
         service_s=lambda request: next(first, request.blocks.length_tokens / 100)
