@@ -30,8 +30,8 @@ def build(
     """
     if spec.model != "reference":
         raise ArmError(f"no model {spec.model!r} ships; write model: reference")
-    # Threads that spin while they wait starve each other as soon as anything else runs:
-    # with one of two cores busy a prefill took 1.9 s instead of 0.08. Read at load time.
+    # Threads that spin while they wait starve each other once anything else runs: with
+    # one of two cores busy a prefill took 1.9 s instead of 0.08. Read at load time.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from canary.variants.reference import ReferenceVariant  # noqa: PLC0415 - torch
 
