@@ -84,7 +84,7 @@ def prepare(policies: tuple[Policy, ...], *, seed: int) -> Prepared:
 def _check_tasks(
     policies: Sequence[Policy], validation: Mapping[str, ValidationSet]
 ) -> None:
-    """Refuse accuracy gates that nothing answers, or that others' items would answer."""
+    """Refuse accuracy gates that no item, or another policy's item, would answer."""
     faults = []
     for policy in policies:
         own = {
@@ -117,10 +117,11 @@ def execute(
         UsageError: The folder can't be made.
         ArmError: An arm can't be started or has died; what was recorded stays.
     """
-    folder.create()
-    _keep_policies(folder, prepared.policies)
+    folder.refuse_if_used()
     started_s = place.clock()
     arms = place.start_arms(arms_of(prepared.policies))
+    folder.create()
+    _keep_policies(folder, prepared.policies)
     facts = {name: arm.describe() for name, arm in arms.items()}
     journal = Journal(folder, clock=place.clock)
     warm = warm_up(arms, prepared.plan, _WARM_UP_REQUESTS)

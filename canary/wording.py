@@ -123,9 +123,13 @@ def because_rollback(gates: tuple[GateResult, ...]) -> tuple[str, ...]:
 
 
 def because_promote(gates: tuple[GateResult, ...]) -> tuple[str, ...]:
-    """Return that every limit holds, limit by limit."""
-    every = "The only limit is" if len(gates) == 1 else f"All {len(gates)} limits are"
-    return (f"{every} shown to hold.", *_findings(gates, GateStatus.HOLDS))
+    """Return that every limit holds, limit by limit, and what no limit asks about."""
+    every = {1: "The only limit is", 2: "Both limits are"}.get(
+        len(gates), f"All {len(gates)} limits are"
+    )
+    blind = all(gate.metric != "accuracy" for gate in gates)
+    caveat = ", but no limit asks whether answers are still right" if blind else ""
+    return (f"{every} shown to hold{caveat}.", *_findings(gates, GateStatus.HOLDS))
 
 
 def because_continue(

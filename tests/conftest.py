@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 # As the arms do, and before any test loads torch: see canary.variants.build.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -86,7 +86,7 @@ def ray_cluster(address: str | None) -> Iterator[str]:
     try:
         _reach(wanted)
         ray.init(
-            address=wanted,
+            address=wanted or "local",
             include_dashboard=None if wanted else False,
             configure_logging=True,
             logging_level=logging.ERROR,

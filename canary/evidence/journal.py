@@ -66,13 +66,21 @@ class RunFolder:
         """The report for a pull request."""
         return self.root / "report.md"
 
-    def create(self) -> None:
-        """Make the folder; refuse one that already holds something."""
+    def refuse_if_used(self) -> None:
+        """Raise UsageError if the folder already holds something."""
         if self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
             raise UsageError(
                 f"{self.root}: already exists and is not empty; "
                 "name another folder with --out or move this one away"
             )
+
+    def create(self) -> None:
+        """Make the folder, which must be new or empty.
+
+        Raises:
+            UsageError: It holds something, or can't be made here.
+        """
+        self.refuse_if_used()
         try:
             self.observations.mkdir(parents=True)
             self.policies.mkdir()

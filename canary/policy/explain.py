@@ -15,16 +15,7 @@ from canary.policy.units import (
     share_text,
     tokens_text,
 )
-
-_METRICS = {
-    "accuracy": "accuracy",
-    "errors": "error share",
-    "ttft": "time to first token",
-    "tpot": "time per output token",
-    "latency": "latency",
-    "service": "service time",
-    "memory": "peak memory",
-}
+from canary.wording import METRICS
 
 
 def explain(policy: Policy) -> str:
@@ -78,7 +69,7 @@ def _certainty(rules: DecisionRules) -> str:
 
 def limit_text(gate: Gate) -> str:
     """Return what a gate demands: ``accuracy on code at most 1 point below ...``."""
-    metric = _METRICS[gate.metric]
+    metric = METRICS[gate.metric]
     task = f" on {gate.task}" if gate.task else ""
     regime = f" for prompts of {gate.regime} tokens" if gate.regime else ""
     if gate.quantile is not None and gate.max_ratio is not None:

@@ -31,8 +31,10 @@ def build(
     if spec.model != "reference":
         raise ArmError(f"no model {spec.model!r} ships; write model: reference")
     # Threads that spin while they wait starve each other once anything else runs: with
-    # one of two cores busy a prefill took 1.9 s instead of 0.08. Read at load time.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # one of two cores busy a prefill of 1k tokens took 1.9 s. Sleeping at once takes 53
+    # ms instead of 39 when nothing else runs. This short spin takes 39 and 105 ms. GNU
+    # OpenMP, which torch's Linux builds bring, reads it when torch is loaded.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     from canary.variants.reference import ReferenceVariant  # noqa: PLC0415 - torch
 
     return ReferenceVariant(spec, device=device, clock=clock)

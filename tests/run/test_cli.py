@@ -76,7 +76,7 @@ def test_a_run_in_this_process_leaves_a_whole_folder(project):
     assert record["ended"] == "every policy is decided"
     assert record["arms"]["reference/dense"]["device"] == "cpu"
     assert "quick" in (out / "report.html").read_text()
-    assert "| quick |" in (out / "report.md").read_text()
+    assert "**quick**" in (out / "report.md").read_text()
 
     again = canary("judge", "out", "--policy", "quick.yaml", "--json", cwd=project)
     judged = json.loads(again.stdout)

@@ -1,0 +1,103 @@
+"""The policies that ship: each loads, runs with the others, and can be decided."""
+
+from pathlib import Path
+
+import pytest
+
+from canary import experiment
+from canary.arms.local import LocalArm
+from canary.evidence.journal import Journal, RunFolder, read_segments
+from canary.judge import Ended, judge
+from canary.policy.load import comparable, load_policies, missing_files
+from canary.runner import Runner, arms_of
+from canary.testing import FakeClock, Quiet, ScriptedVariant
+from canary.traffic.plan import with_speed
+
+ROOT = Path(__file__).parents[2]
+PATHS = sorted((ROOT / "policies").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def prepared():
+    return experiment.prepare(load_policies(PATHS), seed=0)
+
+
+def decisions(prepared, folder, **variants):
+    """Play the demo's whole plan on scripted arms; verdict by policy."""
+    clock = FakeClock()
+    run = RunFolder(folder / "run")
+    run.create()
+    policies = prepared.policies
+    arms = {
+        name: LocalArm(name, variants.get(name, ScriptedVariant()), clock=clock)
+        for name in arms_of(policies)
+    }
+    runner = Runner(
+        policies,
+        with_speed(prepared.plan, 0.4),
+        arms,
+        Journal(run, clock=clock, every_s=1e9),
+        clock=clock,
+        sleep=clock.sleep,
+        listener=Quiet(),
+    )
+    played = runner.run()
+    table = read_segments(run)
+    rest = Ended(reason=played.reason)
+    return {
+        policy.name: judge(
+            policy, table, run="r", ended=played.ends.get(policy.name, rest)
+        )
+        for policy in policies
+    }
+
+
+def uneven(request):
+    """A service time that differs from request to request, as real ones do."""
+    return 0.05 + (request.seed % 1000) / 20_000
+
+
+def test_at_least_five_policies_ship_and_run_together(prepared):
+    """The shipped policies share baseline and traffic, and name files that exist."""
+    comparable(prepared.policies)
+
+    assert len(prepared.policies) >= 5
+    assert [] == [
+        fault for policy in prepared.policies for fault in missing_files(policy)
+    ]
+
+
+def test_what_the_demo_sends_can_decide_every_policy_but_the_tail(prepared, tmp_path):
+    """Equal arms are promoted within the demo's requests; a p99 needs more of them."""
+    arms = dict.fromkeys(arms_of(prepared.policies), ScriptedVariant(service_s=uneven))
+
+    found = decisions(prepared, tmp_path, **arms)
+
+    tail = found.pop("tail-latency")
+    assert dict.fromkeys(found, "promote") == {
+        name: str(decision.verdict) for name, decision in found.items()
+    }
+    assert tail.verdict == "inconclusive"
+    assert tail.gates[0].units_needed > 1190
+
+
+def test_a_candidate_that_lost_its_answers_is_rolled_back(prepared, tmp_path):
+    """Wrong answers roll back every policy that asks for accuracy, and only those."""
+    baseline, *candidates = arms_of(prepared.policies)
+    arms = {
+        name: ScriptedVariant(service_s=uneven, right=lambda _: False)
+        for name in candidates
+    }
+    arms[baseline] = ScriptedVariant(service_s=uneven)
+
+    found = decisions(prepared, tmp_path, **arms)
+
+    asked = {
+        policy.name
+        for policy in prepared.policies
+        if any(gate.metric == "accuracy" for gate in policy.gates)
+    }
+    assert asked == {
+        name for name, found in found.items() if found.verdict == "rollback"
+    }
+    assert found["latency-only"].verdict == "promote"
