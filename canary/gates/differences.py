@@ -56,8 +56,9 @@ def describe(
         bounds = betting_mean_bounds(
             found.values, low=-1.0, high=1.0, alpha=policy.decision.alpha
         )
-        lower, upper = sorted(sign * bound for bound in bounds)
-        estimate = sign * float(found.values.mean())
+        # Adding 0 turns -0.0 into 0.0, which no reader should have to wonder about.
+        lower, upper = sorted(sign * bound + 0.0 for bound in bounds)
+        estimate = sign * float(found.values.mean()) + 0.0
         baseline = float(found.baseline.mean())
         candidate = float(found.candidate.mean())
     return GateResult(

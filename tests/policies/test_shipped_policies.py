@@ -1,5 +1,6 @@
 """The policies that ship: each loads, runs with the others, and can be decided."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,13 @@ from canary.arms.local import LocalArm
 from canary.evidence.journal import Journal, RunFolder, read_segments
 from canary.judge import Ended, judge
 from canary.policy.load import comparable, load_policies, missing_files
+from canary.record import ended_of, read_run
 from canary.runner import Runner, arms_of
 from canary.testing import FakeClock, Quiet, ScriptedVariant
 from canary.traffic.plan import with_speed
 
 ROOT = Path(__file__).parents[2]
+SAMPLE = ROOT / "reports/samples/demo"
 PATHS = sorted((ROOT / "policies").glob("*.yaml"))
 
 
@@ -79,6 +82,27 @@ def test_what_the_demo_sends_can_decide_every_policy_but_the_tail(prepared, tmp_
     }
     assert tail.verdict == "inconclusive"
     assert tail.gates[0].units_needed > 1190
+
+
+@pytest.mark.parametrize(
+    "path", sorted(SAMPLE.glob("decision.*.json")), ids=lambda p: p.stem
+)
+def test_the_sample_report_follows_from_its_observations(path):
+    """Judging the committed observations again gives the committed decisions."""
+    committed = json.loads(path.read_text())
+    folder = RunFolder(SAMPLE)
+    policy = {p.name: p for p in experiment.kept_policies(folder)}[committed["policy"]]
+
+    again = judge(
+        policy,
+        read_segments(folder),
+        run=committed["run"],
+        ended=ended_of(read_run(folder), policy.name, policy.sha256),
+    ).to_dict()
+
+    assert committed["verdict"] == again["verdict"]
+    assert committed["because"] == again["because"]
+    assert rounded(committed["gates"]) == rounded(again["gates"])
 
 
 def test_a_candidate_that_lost_its_answers_is_rolled_back(prepared, tmp_path):
