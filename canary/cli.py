@@ -38,10 +38,18 @@ app = typer.Typer(
 replay = typer.Typer(no_args_is_help=True, help="Look at traffic before replaying it.")
 app.add_typer(replay, name="replay")
 
+IN_PROCESS = "in this process"
+
 PolicyFiles = Annotated[
     list[Path], typer.Argument(metavar="POLICY...", help="Policy files (YAML).")
 ]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+Address = Annotated[
+    str | None, typer.Option(help="A Ray cluster; default RAY_ADDRESS, else local.")
+]
+Local = Annotated[
+    bool, typer.Option("--local", help="Run the arms in this process, without Ray.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 
 
@@ -51,12 +59,8 @@ def run(
     out: Annotated[
         Path | None, typer.Option(help="A new folder; default reports/<name>-<time>.")
     ] = None,
-    address: Annotated[
-        str | None, typer.Option(help="A Ray cluster; default RAY_ADDRESS, else local.")
-    ] = None,
-    local: Annotated[
-        bool, typer.Option("--local", help="Run the arms in this process, without Ray.")
-    ] = False,
+    address: Address = None,
+    local: Local = False,
     seed: Annotated[int, typer.Option(help="Seeds the plan.", min=0)] = 0,
 ) -> None:
     """Send the same traffic through all variants and judge every policy."""
@@ -66,8 +70,6 @@ def run(
     from canary.evidence.journal import RunFolder
     from canary.progress import Progress
 
-    if local and address:
-        raise UsageError("--local and --address exclude each other; give one of them")
     loaded = _load_for_run(policies)
     prepared = experiment.prepare(loaded, seed=seed)
     name = loaded[0].name if len(loaded) == 1 else "run"
@@ -85,6 +87,33 @@ def run(
             listener=progress,
         )
     _finish(folder, loaded, decisions)
+
+
+@app.command()
+def resume(
+    run_folder: RunArgument,
+    address: Address = None,
+    local: Local = False,
+) -> None:
+    """Go on with a run that was interrupted, by Ctrl-C, a crash or a reboot."""
+    from rich.console import Console
+
+    from canary import experiment
+    from canary.evidence.journal import RunFolder
+    from canary.progress import Progress
+    from canary.record import read_run
+
+    folder = RunFolder(run_folder)
+    local = local or (address is None and read_run(folder)["where"] == IN_PROCESS)
+    policies = experiment.kept_policies(folder)
+    with ExitStack() as stack:
+        place = _place(stack, address=address, local=local)
+        console = Console(stderr=True)
+        progress = stack.enter_context(
+            Progress(console, policies, clock=time.monotonic)
+        )
+        decisions = experiment.resume(folder, place, listener=progress)
+    _finish(folder, policies, decisions)
 
 
 @app.command()
@@ -203,11 +232,13 @@ def _place(stack: ExitStack, *, address: str | None, local: bool) -> "Place":
     from canary.experiment import Place
     from canary.variants import build
 
+    if local and address:
+        raise UsageError("--local and --address exclude each other; give one of them")
     if local:
         from canary.arms.local import start_local_arms
 
         start = partial(start_local_arms, build=build)
-        return Place(where="in this process", start_arms=start)
+        return Place(where=IN_PROCESS, start_arms=start)
     try:
         from canary.arms.ray import ray_cluster, start_ray_arms
     except ImportError as error:

@@ -5,7 +5,8 @@ nothing by itself: the command line says where arms run and shows what happens.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,16 +16,29 @@ from canary.arms.base import Arm
 from canary.arms.server import process_peak_bytes
 from canary.clock import Clock
 from canary.decision import Decision
-from canary.errors import ArmError, PolicyError
-from canary.evidence.journal import Journal, RunFolder, write_atomically
-from canary.evidence.observation import Observation
+from canary.errors import ArmError, PolicyError, UsageError
+from canary.evidence.journal import (
+    Journal,
+    RunFolder,
+    read_segments,
+    write_atomically,
+)
+from canary.evidence.lease import Lease
+from canary.evidence.observation import Observation, from_table
 from canary.evidence.reading import read_observations
 from canary.judge import Ended, judge
 from canary.policy.load import fault_at, load_policies
 from canary.policy.model import LoadTarget, Policy, VariantSpec, variant_name
 from canary.record import SCHEMA, ended_of, machine, read_run, versions, write_run
 from canary.report import ReportData, render_html, render_markdown
-from canary.runner import Listener, Runner, arms_of, busy_s, warm_up
+from canary.runner import (
+    INTERRUPTED,
+    Listener,
+    Runner,
+    arms_of,
+    busy_s,
+    warm_up,
+)
 from canary.traffic.formats import Trace, read_trace
 from canary.traffic.plan import make_plan, with_speed
 from canary.traffic.request import Plan
@@ -53,6 +67,7 @@ class Place:
     where: str
     start_arms: StartArms
     clock: Clock = time.perf_counter
+    wall_clock: Clock = time.time
     sleep: Callable[[float], None] = time.sleep
 
 
@@ -118,45 +133,104 @@ def execute(
         ArmError: An arm can't be started or has died; what was recorded stays.
     """
     folder.refuse_if_used()
-    started_s = place.clock()
     arms = place.start_arms(arms_of(prepared.policies))
     folder.create()
     _keep_policies(folder, prepared.policies)
-    facts = {name: arm.describe() for name, arm in arms.items()}
-    journal = Journal(folder, clock=place.clock)
-    warm = warm_up(arms, prepared.plan, _WARM_UP_REQUESTS)
-    journal.append(warm)
-    plan = _at_speed(prepared, warm)
-    record = _record(
-        prepared,
-        plan,
-        facts,
-        where=place.where,
-        command=command,
-        run=folder.root.resolve().name,
-    )
-    write_run(folder, record)
-    runner = Runner(
-        prepared.policies,
-        plan,
-        arms,
-        journal,
-        clock=place.clock,
-        sleep=place.sleep,
-        listener=listener,
-    )
+    with _writing(folder, place) as journal:
+        warm = warm_up(arms, prepared.plan, _WARM_UP_REQUESTS)
+        journal.append(warm)
+        plan = _at_speed(prepared, warm)
+        record = _record(
+            prepared,
+            plan,
+            {name: arm.describe() for name, arm in arms.items()},
+            where=place.where,
+            command=command,
+            run=folder.root.resolve().name,
+        )
+        write_run(folder, record)
+        runner = Runner(
+            prepared.policies,
+            plan,
+            arms,
+            journal,
+            clock=place.clock,
+            sleep=place.sleep,
+            listener=listener,
+        )
+        _finish(folder, record, runner, journal)
+    return conclude(folder, prepared.policies)
+
+
+def resume(
+    folder: RunFolder, place: Place, *, listener: Listener
+) -> tuple[Decision, ...]:
+    """Go on with a run that was interrupted, whatever interrupted it.
+
+    Nothing that was recorded is sent again, and nothing is lost but what was in flight.
+    A run that has ended is judged again.
+
+    Raises:
+        UsageError: It is no run, somebody else is running it, or what it replays has
+            changed since.
+        ArmError: As `execute`.
+    """
+    record = read_run(folder)
+    policies = kept_policies(folder)
+    if record.get("ended") not in (None, INTERRUPTED):
+        return conclude(folder, policies)
+    prepared = prepare(policies, seed=record["seed"])
+    plan = prepared.plan
+    if plan.speed != record["speed"]:  # it was set by the baseline's load
+        plan = with_speed(plan, record["speed"])
+    if plan.sha256 != record["plan"]["sha256"]:
+        raise UsageError(
+            f"{folder.root}: its trace or validation sets have changed since it began; "
+            "put them back as they were, or start a new run"
+        )
+    with _writing(folder, place) as journal:
+        earlier = from_table(read_segments(folder))
+        arms = place.start_arms(arms_of(policies))
+        journal.append(warm_up(arms, plan, _WARM_UP_REQUESTS))
+        runner = Runner(
+            policies,
+            plan,
+            arms,
+            journal,
+            earlier=earlier,
+            clock=place.clock,
+            sleep=place.sleep,
+            listener=listener,
+        )
+        _finish(folder, record, runner, journal)
+    return conclude(folder, policies)
+
+
+@contextmanager
+def _writing(folder: RunFolder, place: Place) -> Iterator[Journal]:
+    """Hold the folder's lease for as long as the journal is open."""
+    lease = Lease(folder, wall_clock=place.wall_clock)
+    lease.take()
+    try:
+        yield Journal(folder, clock=place.clock, before_commit=lease.renew)
+    finally:
+        lease.release()
+
+
+def _finish(
+    folder: RunFolder, record: dict[str, Any], runner: Runner, journal: Journal
+) -> None:
     played = runner.run()
     record |= {
         "ended": played.reason,
         "ends": {name: _end(end) for name, end in played.ends.items()},
         "elapsed_s": played.elapsed_s,
-        "wall_s": place.clock() - started_s,
+        "wall_s": journal.elapsed_s,
         "peak_memory_bytes": process_peak_bytes() + sum(played.peak_bytes.values()),
     }
     for name, peak in played.peak_bytes.items():
         record["arms"][name]["peak_memory_bytes"] = peak
     write_run(folder, record)
-    return conclude(folder, prepared.policies)
 
 
 def conclude(folder: RunFolder, policies: Sequence[Policy]) -> tuple[Decision, ...]:

@@ -130,6 +130,7 @@ class Runner:
         arms: The running variants by arm name, at least those of the policies. An arm
             whose policies are all decided is closed.
         journal: Where observations go.
+        earlier: What this run has recorded before, if it goes on after a pause.
         clock: Monotonic seconds.
         sleep: Waits for so many seconds.
         listener: Is told what happens.
@@ -142,6 +143,7 @@ class Runner:
         arms: Mapping[str, Arm],
         journal: Journal,
         *,
+        earlier: Sequence[Observation] = (),
         clock: Clock,
         sleep: Callable[[float], None],
         listener: Listener,
@@ -155,6 +157,7 @@ class Runner:
         self._listener = listener
         self._rows: list[Observation] = []
         self._free_s = dict.fromkeys(arms, 0.0)
+        self._recall(earlier)
         self._group_items: Counter[tuple[str | None, str | None]] = Counter(
             (request.task, request.group) for request in plan.requests if request.group
         )
@@ -182,11 +185,16 @@ class Runner:
         )
 
     def _play(self) -> str:
-        zero_s = self._clock()
         planned = len(self._plan.requests)
-        for index, request in enumerate(self._plan.requests):
+        # What was recorded before a pause isn't sent again: the schedule shifts.
+        first = len({row.request_id for row in self._rows})
+        left = self._plan.requests[first:]
+        zero_s = self._clock() - (left[0].arrival_s if first and left else 0.0)
+        if first:
+            self._look_before(self._rows[-1].arrived_s)
+        for index, request in enumerate(left, first):
             self._look_before(request.arrival_s)
-            self._end_late(self._clock() - zero_s, request.arrival_s)
+            self._end_late(self._journal.elapsed_s, request.arrival_s)
             if all(watch.ended for watch in self._watches):
                 late = any(
                     watch.ended and watch.ended.reason == MAX_DURATION
@@ -201,6 +209,18 @@ class Runner:
             self._journal.append(rows)
             self._listener.answered(index + 1, planned)
         return END_OF_TRAFFIC
+
+    def _recall(self, earlier: Sequence[Observation]) -> None:
+        """Take up what was recorded: rows, and when each arm's queue is free again.
+
+        The queue is worked out anew from the service times, by the very steps of a run
+        without a pause, so that what follows is the same to the last bit.
+        """
+        for row in earlier:
+            if not row.warm and row.service_s is not None:
+                start_s = max(row.arrived_s, self._free_s.get(row.arm, 0.0))
+                self._free_s[row.arm] = start_s + row.service_s
+        self._rows = [row for row in earlier if not row.warm]
 
     def _answer(self, request: Request, order_seed: int) -> list[Observation]:
         names = list(self._arms)

@@ -9,7 +9,7 @@ it all the same. What a crash can lose is what was not committed: at most `every
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,11 @@ class RunFolder:
     def observations(self) -> Path:
         """The segments and their manifest."""
         return self.root / "observations"
+
+    @property
+    def lease(self) -> Path:
+        """Who may write into the folder."""
+        return self.root / "lease.json"
 
     @property
     def manifest(self) -> Path:
@@ -109,21 +114,37 @@ def write_atomically(path: Path, content: bytes) -> None:
 class Journal:
     """Appends the observations of whole requests and commits them every few seconds.
 
+    Opened on a folder that has segments already, it goes on after the last of them.
+
     Args:
         folder: The run folder; its `observations` folder must exist.
         clock: Monotonic seconds.
         every_s: How long observations may wait before they are committed.
+        before_commit: Called before anything is written; what it raises prevents it.
     """
 
     def __init__(
-        self, folder: RunFolder, *, clock: Clock, every_s: float = 2.0
+        self,
+        folder: RunFolder,
+        *,
+        clock: Clock,
+        every_s: float = 2.0,
+        before_commit: Callable[[], None] = lambda: None,
     ) -> None:
         self._folder = folder
         self._clock = clock
         self._every_s = every_s
+        self._before_commit = before_commit
         self._pending: list[Observation] = []
-        self._segments: list[dict[str, Any]] = []
-        self._committed_s = clock()
+        self._segments = _found_segments(folder)
+        earlier = [segment["elapsed_s"] for segment in self._segments]
+        self._earlier_s: float = max(earlier, default=0.0)
+        self._opened_s = self._committed_s = clock()
+
+    @property
+    def elapsed_s(self) -> float:
+        """Wall time that the run has taken, without the pauses between its runners."""
+        return self._earlier_s + self._clock() - self._opened_s
 
     def append(self, observations: Sequence[Observation]) -> None:
         """Take the observations of one request, of all arms alike; commit when due."""
@@ -136,23 +157,48 @@ class Journal:
         self._committed_s = self._clock()
         if not self._pending:
             return
+        self._before_commit()
         path = self._folder.segment(len(self._segments))
         sink = pa.BufferOutputStream()
         pq.write_table(to_table(self._pending), sink, compression="zstd")
         content = sink.getvalue().to_pybytes()
         write_atomically(path, content)
-        self._segments.append(
-            {
-                "file": path.name,
-                "rows": len(self._pending),
-                "sha256": hashlib.sha256(content).hexdigest(),
-            }
-        )
+        self._segments.append(_entry(path.name, content, self.elapsed_s))
         manifest = {"schema": "canary.manifest/1", "segments": self._segments}
         write_atomically(
             self._folder.manifest, (json.dumps(manifest, indent=1) + "\n").encode()
         )
         self._pending = []
+
+
+def _entry(name: str, content: bytes, elapsed_s: float) -> dict[str, Any]:
+    return {
+        "file": name,
+        "rows": pq.read_metadata(pa.BufferReader(content)).num_rows,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "elapsed_s": elapsed_s,
+    }
+
+
+def _listed(folder: RunFolder) -> list[dict[str, Any]]:
+    """The segments that the manifest lists, in order; none without a manifest."""
+    if not folder.manifest.exists():
+        return []
+    segments: list[dict[str, Any]] = json.loads(folder.manifest.read_text())["segments"]
+    return segments
+
+
+def _found_segments(folder: RunFolder) -> list[dict[str, Any]]:
+    """The listed segments and those that a crash kept from being listed."""
+    segments = _listed(folder)
+    elapsed_s = max((segment["elapsed_s"] for segment in segments), default=0.0)
+    for path in _segment_paths(folder)[len(segments) :]:
+        segments.append(_entry(path.name, path.read_bytes(), elapsed_s))
+    return segments
+
+
+def _segment_paths(folder: RunFolder) -> list[Path]:
+    return sorted(folder.observations.glob("part-*.parquet"))
 
 
 def read_segments(folder: RunFolder) -> pa.Table:
@@ -161,11 +207,8 @@ def read_segments(folder: RunFolder) -> pa.Table:
     Raises:
         ObservationError: A segment is missing, damaged or not what the manifest lists.
     """
-    listed: dict[str, dict[str, Any]] = {}
-    if folder.manifest.exists():
-        segments = json.loads(folder.manifest.read_text())["segments"]
-        listed = {segment["file"]: segment for segment in segments}
-    found = sorted(path.name for path in folder.observations.glob("part-*.parquet"))
+    listed = {segment["file"]: segment for segment in _listed(folder)}
+    found = [path.name for path in _segment_paths(folder)]
     for name in listed:
         if name not in found:
             raise ObservationError(

@@ -77,6 +77,14 @@ SCHEMA: pa.Schema = pa.schema(
 )
 
 
+def from_table(table: pa.Table) -> list[Observation]:
+    """Return the rows of a table in the public schema."""
+    return [
+        Observation(**{**row, "status": Status(row["status"])})
+        for row in table.to_pylist()
+    ]
+
+
 def to_table(observations: list[Observation]) -> pa.Table:
     """Return the rows as an Arrow table in the public schema."""
     columns: dict[str, list[Any]] = {

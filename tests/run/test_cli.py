@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from canary.evidence.reading import read_observations
+
 ROOT = Path(__file__).parents[2]
 POLICY = """\
 version: 1
@@ -109,8 +111,6 @@ def test_ray_and_this_process_give_the_same_answers(project):
 
 def answers(folder):
     """Answer and score by request and arm, as far as both runs got."""
-    from canary.evidence.reading import read_observations  # noqa: PLC0415 - loads arrow
-
     rows = read_observations(folder).to_pylist()
     kept = [row for row in rows if row["kind"] == "quality" and not row["warm"]]
     found = {
@@ -210,9 +210,9 @@ def test_without_ray_the_way_out_is_named(project):
     "place", ["--local", pytest.param("--seed=0", marks=pytest.mark.ray)]
 )
 def test_ctrl_c_ends_in_order(project, place):
-    """An interrupt keeps what was answered, writes the report and exits with 4."""
+    """An interrupt keeps what was answered, exits with 4, and can be gone on from."""
     (project / "quick.yaml").write_text(
-        POLICY.replace("20x", "1x").replace("250ms", "1m")
+        POLICY.replace("20x", "4x").replace("250ms", "1m")
     )
     process = subprocess.Popen(
         [
@@ -246,6 +246,12 @@ def test_ctrl_c_ends_in_order(project, place):
     record = json.loads((project / "out" / "run.json").read_text())
     assert record["ended"] == "interrupted"
     assert canary("report", "out", cwd=project).returncode == 4
+
+    resumed = canary("resume", "out", cwd=project)
+    assert resumed.returncode == 3, resumed.stderr
+    rows = read_observations(project / "out").select(["request_id", "arm", "warm"])
+    asked = [(r["request_id"], r["arm"]) for r in rows.to_pylist() if not r["warm"]]
+    assert len(asked) == len(set(asked)) == 2 * (30 + 24)
 
 
 def test_the_schema_is_json():
