@@ -212,7 +212,7 @@ def test_without_ray_the_way_out_is_named(project):
 def test_ctrl_c_ends_in_order(project, place):
     """An interrupt keeps what was answered, exits with 4, and can be gone on from."""
     (project / "quick.yaml").write_text(
-        POLICY.replace("20x", "4x").replace("250ms", "1m")
+        POLICY.replace("20x", "2x").replace("250ms", "1m")
     )
     process = subprocess.Popen(
         [
