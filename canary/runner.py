@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from canary.arms.base import Arm, Completion
+from canary.arms.base import Arm, ArmDiedError, Completion
 from canary.clock import Clock
 from canary.decision import Look
 from canary.evidence.journal import Journal
@@ -28,6 +28,9 @@ END_OF_TRAFFIC = "end of traffic"
 DECIDED = "every policy is decided"
 MAX_DURATION = "max_duration reached"
 INTERRUPTED = "interrupted"
+
+_DEATHS_ARE_EVIDENCE = 2
+_REVIVAL_REQUESTS = 3
 
 
 class Listener(Protocol):
@@ -225,9 +228,10 @@ class Runner:
     def _answer(self, request: Request, order_seed: int) -> list[Observation]:
         names = list(self._arms)
         random.Random(order_seed).shuffle(names)  # noqa: S311 - repeatable, not secret
+        completions, attempt = self._serve(request, names)
         rows = []
         for order, name in enumerate(names):
-            completion = self._arms[name].serve(request)
+            completion = completions[name]
             start_s = max(request.arrival_s, self._free_s[name])
             self._free_s[name] = start_s + completion.service_s
             rows.append(
@@ -237,10 +241,38 @@ class Runner:
                     completion,
                     queue_s=start_s - request.arrival_s,
                     order=order,
+                    attempt=attempt,
                     group_items=self._group_items[request.task, request.group] or None,
                 )
             )
         return rows
+
+    def _serve(
+        self, request: Request, names: Sequence[str]
+    ) -> tuple[dict[str, Completion], int]:
+        """Let all arms answer. When one dies, all are asked once more; if the same one
+        dies again of the same request, that is its answer: crashes are evidence."""
+        deaths: Counter[str] = Counter()
+        attempt = 0
+        while True:
+            attempt += 1
+            completions: dict[str, Completion] = {}
+            for name in names:
+                try:
+                    completions[name] = self._arms[name].serve(request)
+                except ArmDiedError as death:
+                    deaths[name] += 1
+                    self._revive(name)
+                    if deaths[name] < _DEATHS_ARE_EVIDENCE:
+                        break
+                    completions[name] = death.completion
+            else:
+                return completions, attempt
+
+    def _revive(self, name: str) -> None:
+        arm = self._arms[name]
+        arm.restart()
+        self._journal.append(warm_up({name: arm}, self._plan, _REVIVAL_REQUESTS))
 
     def _look_before(self, arrival_s: float) -> None:
         """Take every look that is due before the next request counts."""
@@ -290,6 +322,7 @@ def _observation(
     *,
     queue_s: float | None = None,
     order: int | None = None,
+    attempt: int = 1,
     group_items: int | None = None,
     warm: bool = False,
 ) -> Observation:
@@ -325,6 +358,7 @@ def _observation(
         density=made.density if made else None,
         kernel="+".join(made.kernels) if made else None,
         device=completion.device,
+        attempt=attempt,
         warm=warm,
         weight=request.weight,
         order=order,

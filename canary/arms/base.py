@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+from canary.errors import ArmError
 from canary.evidence.observation import Status
 from canary.traffic.request import Request
 from canary.variants.base import Generation
@@ -26,13 +27,34 @@ class Completion:
     peak_memory_bytes: int | None = None
 
 
+class ArmDiedError(ArmError):
+    """An arm's process is gone. `completion` is the failure that this makes of the
+    request that it was answering, should that be the arm's own doing."""
+
+    def __init__(self, message: str, completion: Completion) -> None:
+        super().__init__(message)
+        self.completion = completion
+
+
 class Arm(Protocol):
     """One running variant. Arms that share a device are called one at a time."""
 
     name: str
 
     def serve(self, request: Request) -> Completion:
-        """Answer `request`; what the variant raises comes back as status error."""
+        """Answer `request`; what the variant raises comes back as status error.
+
+        Raises:
+            ArmDiedError: The process that answers is gone; `restart` brings it back.
+        """
+        ...
+
+    def restart(self) -> None:
+        """Load the variant anew, as it was at the beginning.
+
+        Raises:
+            ArmError: It can't be loaded any more.
+        """
         ...
 
     def describe(self) -> dict[str, str]:

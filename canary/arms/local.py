@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from canary.arms.base import Arm, Completion
 from canary.arms.server import ArmServer
@@ -15,11 +16,13 @@ Build = Callable[[VariantSpec], Variant]
 
 
 class LocalArm:
-    """One variant in this process."""
+    """One variant in this process, which lives and dies with it."""
 
-    def __init__(self, name: str, variant: Variant, *, clock: Clock) -> None:
+    def __init__(self, name: str, load: Callable[[], Variant], *, clock: Clock) -> None:
         self.name = name
-        self._server = ArmServer(variant, clock=clock, own_process=False)
+        self._load = load
+        self._clock = clock
+        self.restart()
 
     def serve(self, request: Request) -> Completion:
         """Answer one request here and now."""
@@ -28,6 +31,10 @@ class LocalArm:
     def describe(self) -> dict[str, str]:
         """Return what the variant says of itself."""
         return self._server.describe()
+
+    def restart(self) -> None:
+        """Load the variant, anew if it was loaded before."""
+        self._server = ArmServer(self._load(), clock=self._clock, own_process=False)
 
     def close(self) -> None:
         """Leave the memory to the garbage collector."""
@@ -41,5 +48,6 @@ def start_local_arms(
 ) -> dict[str, Arm]:
     """Load each variant in this process, under its arm name."""
     return {
-        name: LocalArm(name, build(spec), clock=clock) for name, spec in specs.items()
+        name: LocalArm(name, partial(build, spec), clock=clock)
+        for name, spec in specs.items()
     }

@@ -8,17 +8,19 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 
-from canary.arms.base import Arm, Completion
+from canary.arms.base import Arm, ArmDiedError, Completion
 from canary.arms.local import Build
 from canary.arms.server import ArmServer
 from canary.errors import ArmError
+from canary.evidence.observation import Status
 from canary.policy.model import VariantSpec
 from canary.traffic.request import Request
 
@@ -42,30 +44,63 @@ class _ArmActor:
 class RayArm:
     """One variant in a Ray actor."""
 
-    def __init__(self, name: str, actor: Any) -> None:  # noqa: ANN401 - Ray's handles carry no types
+    def __init__(self, name: str, start: Callable[[], Any]) -> None:
         self.name = name
-        self._actor = actor
+        self._start = start
+        self._actor = start()
 
     def serve(self, request: Request) -> Completion:
         """Answer one request in the actor.
 
         Raises:
-            ArmError: The actor's process died.
+            ArmDiedError: The actor's process died.
         """
+        began_s = time.perf_counter()
         try:
             completion: Completion = ray.get(self._actor.serve.remote(request))
         except RayError as error:
-            raise ArmError(
-                f"arm {self.name} died while it answered request {request.request_id}: "
-                f"{_first_line(error)}; what was recorded stays, "
-                "Ray's logs have the cause"
+            said = f"the arm's process died: {_first_line(error)}"
+            raise ArmDiedError(
+                f"{self.name}: {said}",
+                Completion(
+                    status=Status.ERROR,
+                    service_s=time.perf_counter() - began_s,
+                    device="unknown",
+                    error=said,
+                ),
             ) from error
         return completion
 
     def describe(self) -> dict[str, str]:
-        """Return what the variant says of itself, in its own process."""
-        facts: dict[str, str] = ray.get(self._actor.describe.remote())
+        """Return what the variant says of itself, in its own process.
+
+        Raises:
+            ArmError: The variant can't be loaded, or not within two minutes.
+        """
+        try:
+            facts: dict[str, str] = ray.get(
+                self._actor.describe.remote(), timeout=_START_TIMEOUT_S
+            )
+        except GetTimeoutError as error:
+            raise ArmError(
+                f"arm {self.name} did not start within {_START_TIMEOUT_S:.0f} s; see "
+                "whether the cluster has room for it (ray status)"
+            ) from error
+        except RayError as error:
+            raise ArmError(
+                f"arm {self.name} can't be started: {_first_line(error)}"
+            ) from error
         return facts
+
+    def restart(self) -> None:
+        """Put a fresh actor in the place of the one that died.
+
+        Raises:
+            ArmError: It can't be started any more.
+        """
+        self.close()
+        self._actor = self._start()
+        self.describe()
 
     def close(self) -> None:
         """End the actor's process."""
@@ -128,20 +163,14 @@ def start_ray_arms(specs: Mapping[str, VariantSpec], *, build: Build) -> dict[st
         max_task_retries=0,
         runtime_env={"env_vars": {"OMP_NUM_THREADS": threads}},
     )
-    actors = {name: actor_class.remote(spec, build) for name, spec in specs.items()}
-    try:
-        ray.get(
-            [actor.describe.remote() for actor in actors.values()],
-            timeout=_START_TIMEOUT_S,
-        )
-    except GetTimeoutError as error:
-        raise ArmError(
-            f"the arms did not start within {_START_TIMEOUT_S:.0f} s; "
-            "see whether the cluster has room for them (ray status)"
-        ) from error
-    except RayError as error:
-        raise ArmError(f"an arm can't be started: {_first_line(error)}") from error
-    return {name: RayArm(name, actor) for name, actor in actors.items()}
+    # All of them first, so that they load side by side.
+    arms = {
+        name: RayArm(name, partial(actor_class.remote, spec, build))
+        for name, spec in specs.items()
+    }
+    for arm in arms.values():
+        arm.describe()
+    return dict(arms)
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,6 +1,7 @@
 """The policies that ship: each loads, runs with the others, and can be decided."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,9 @@ def decisions(prepared, folder, **variants):
     run.create()
     policies = prepared.policies
     arms = {
-        name: LocalArm(name, variants.get(name, ScriptedVariant()), clock=clock)
+        name: LocalArm(
+            name, partial(variants.get, name, ScriptedVariant()), clock=clock
+        )
         for name in arms_of(policies)
     }
     runner = Runner(

@@ -1,12 +1,15 @@
 """The loop, with scripted variants and a clock that moves only when told."""
 
 import hashlib
+from functools import partial
 
 import pytest
 
+from canary.arms.base import ArmDiedError, Completion
 from canary.arms.local import LocalArm
 from canary.errors import ArmError
 from canary.evidence.journal import Journal, RunFolder, read_segments
+from canary.evidence.observation import Status
 from canary.judge import judge
 from canary.policy.model import Policy
 from canary.runner import (
@@ -91,7 +94,7 @@ class Stage:
             ).items()
         }
         self.arms = {
-            name: LocalArm(name, variant, clock=self.clock)
+            name: LocalArm(name, partial(self.variants.get, name), clock=self.clock)
             for name, variant in self.variants.items()
         }
         self.runner = Runner(
@@ -300,6 +303,51 @@ def test_a_dead_arm_keeps_what_was_answered(tmp_path):
     assert len(stage.rows(DENSE)) == len(stage.rows(WINDOW)) == 5
 
 
+def kill(stage, arm, times):
+    """Let an arm's process die of request q5, so many times."""
+    answer = stage.arms[arm].serve
+    deaths = iter(range(times))
+
+    def serve(request):
+        if request.request_id == "q5" and next(deaths, None) is not None:
+            died = Completion(
+                status=Status.ERROR, service_s=0.3, device="none", error="died"
+            )
+            raise ArmDiedError(f"{arm}: died", died)
+        return answer(request)
+
+    stage.arms[arm].serve = serve
+
+
+def test_a_process_that_dies_once_costs_nothing_but_the_attempt(tmp_path):
+    """A death that doesn't repeat is no evidence: all arms are asked once more."""
+    stage = Stage(tmp_path, [policy_of()], plan_of(10))
+    kill(stage, WINDOW, times=1)
+
+    stage.runner.run()
+
+    for arm in (DENSE, WINDOW):
+        rows = [row for row in stage.rows(arm) if not row["warm"]]
+        assert ["ok"] * 10 == [row["status"] for row in rows]
+        assert [1] * 5 + [2] + [1] * 4 == [row["attempt"] for row in rows]
+    assert [True] * 3 == [row["warm"] for row in stage.rows(WINDOW) if row["warm"]]
+
+
+def test_dying_twice_of_the_same_request_is_the_arms_error(tmp_path):
+    """A candidate whose kernel dies of a prompt fails it, and the run goes on."""
+    stage = Stage(tmp_path, [policy_of()], plan_of(10))
+    kill(stage, WINDOW, times=2)
+
+    stage.runner.run()
+
+    failed = [row for row in stage.rows(WINDOW) if row["status"] == "error"]
+    assert [("q5", 2, "died")] == [
+        (row["request_id"], row["attempt"], row["error"]) for row in failed
+    ]
+    dense = [row for row in stage.rows(DENSE) if not row["warm"]]
+    assert ["ok"] * 10 == [row["status"] for row in dense]
+
+
 def test_groups_know_their_size(tmp_path):
     """Rows say how many items their group will have, so that judges can wait."""
     stage = Stage(tmp_path, [policy_of()], plan_of(8, group_size=4))
@@ -312,7 +360,7 @@ def test_groups_know_their_size(tmp_path):
 def test_warm_up_is_marked_and_starts_with_the_longest():
     """Warm-up answers a sample spread over the plan, longest first, marked warm."""
     variant = ScriptedVariant(service_s=lambda request: request.blocks.length_tokens)
-    arms = {"dense": LocalArm("dense", variant, clock=FakeClock())}
+    arms = {"dense": LocalArm("dense", lambda: variant, clock=FakeClock())}
 
     rows = warm_up(arms, plan_of(30, kind="latency"), 6)
 
@@ -326,7 +374,7 @@ def test_the_load_of_a_plan_is_told_by_the_warm_up():
     variant = ScriptedVariant(
         service_s=lambda request: next(first, request.blocks.length_tokens / 100)
     )
-    arms = {"dense": LocalArm("dense", variant, clock=FakeClock())}
+    arms = {"dense": LocalArm("dense", lambda: variant, clock=FakeClock())}
     plan = plan_of(6, kind="latency")
 
     rows = warm_up(arms, plan, 6)

@@ -1,0 +1,67 @@
+"""Arms in real Ray actors on this machine."""
+
+import os
+
+import pytest
+
+from canary.arms.base import ArmDiedError
+from canary.arms.ray import ray_cluster, start_ray_arms
+from canary.errors import ArmError
+from canary.policy.model import VariantSpec
+from canary.testing import ScriptedVariant
+from canary.traffic.request import Request
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_here():
+    with ray_cluster(None):
+        yield
+
+
+def build(spec):
+    """A variant that takes its process with it when it is asked for q1."""
+    if spec.attention == "broken":
+        raise ValueError("the weights are missing")
+    return ScriptedVariant(
+        service_s=lambda request: os._exit(1) if request.request_id == "q1" else 0.1
+    )
+
+
+def ask(request_id):
+    return Request(
+        request_id=request_id,
+        kind="quality",
+        arrival_s=0.0,
+        max_output_tokens=2,
+        text="what ?",
+        target=("42",),
+    )
+
+
+def test_a_dead_actor_is_known_and_comes_back():
+    """The death of a process is told from an answer, and a restart serves again."""
+    arm = start_ray_arms({"a": VariantSpec(model="reference")}, build=build)["a"]
+    before = arm.serve(ask("q0"))
+
+    with pytest.raises(ArmDiedError) as caught:
+        arm.serve(ask("q1"))
+    arm.restart()
+    after = arm.serve(ask("q2"))
+    arm.close()
+
+    assert before.status == after.status == "ok"
+    assert before.peak_memory_bytes > 0
+    assert caught.value.completion.status == "error"
+    assert "process died" in caught.value.completion.error
+
+
+def test_a_variant_that_cannot_be_loaded_is_one_sentence():
+    """What is wrong with the variant reaches the user, not Ray's wrapping of it."""
+    broken = VariantSpec(model="reference", attention="broken")
+
+    with pytest.raises(
+        ArmError, match=r"arm b can't be started: .*weights are missing"
+    ):
+        start_ray_arms({"b": broken}, build=build)
