@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from canary import __version__
 from canary.errors import UsageError
 from canary.evidence.journal import RunFolder, write_atomically
 from canary.judge import Ended
@@ -57,7 +58,7 @@ def ended_of(record: Mapping[str, Any], policy: str, sha256: str) -> Ended | Non
 
 def versions() -> dict[str, str]:
     """Return the versions of what the results depend on."""
-    found = {"canary": version("attention-canary"), "python": platform.python_version()}
+    found = {"canary": __version__, "python": platform.python_version()}
     for package in ("torch", "ray", "numpy", "scipy"):
         try:
             found[package] = version(package)

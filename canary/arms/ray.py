@@ -149,8 +149,9 @@ def _reach(address: str | None) -> None:
 def start_ray_arms(specs: Mapping[str, VariantSpec], *, build: Build) -> dict[str, Arm]:
     """Start one actor for each variant; Ray must be there (`ray_cluster`).
 
-    The arms take turns on the processor, so each may use all of its cores: Ray would
-    otherwise hold an actor to the cores that it reserves.
+    The arms take turns, so each may use all cores, where Ray would hold an actor to
+    those that it reserves, and if there is a GPU each gets an equal share of one: to
+    Ray a share is a place on the card, not a limit.
 
     Raises:
         ArmError: A variant can't be loaded in its actor, or not within two minutes.
@@ -159,6 +160,7 @@ def start_ray_arms(specs: Mapping[str, VariantSpec], *, build: Build) -> dict[st
     remote: Any = ray.remote(_ArmActor)
     actor_class = remote.options(
         num_cpus=0,
+        num_gpus=_gpu_share(len(specs)),
         max_restarts=0,
         max_task_retries=0,
         runtime_env={"env_vars": {"OMP_NUM_THREADS": threads}},
@@ -171,6 +173,14 @@ def start_ray_arms(specs: Mapping[str, VariantSpec], *, build: Build) -> dict[st
     for arm in arms.values():
         arm.describe()
     return dict(arms)
+
+
+def _gpu_share(arms: int) -> float:
+    """Return the share of one GPU for each arm, rounded down to what Ray can count."""
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray leaves it so
+    if not resources.get("GPU"):
+        return 0.0
+    return int(10_000 / arms) / 10_000
 
 
 def _first_line(error: BaseException) -> str:
