@@ -6,6 +6,7 @@ for torch, nor `canary --help` for anything.
 
 import json
 import shlex
+import signal
 import sys
 import time
 from contextlib import ExitStack
@@ -238,6 +239,7 @@ def _place(stack: ExitStack, *, address: str | None, local: bool) -> "Place":
         from canary.arms.local import start_local_arms
 
         start = partial(start_local_arms, build=build)
+        _stop_in_order()
         return Place(where=IN_PROCESS, start_arms=start)
     try:
         from canary.arms.ray import ray_cluster, start_ray_arms
@@ -247,7 +249,13 @@ def _place(stack: ExitStack, *, address: str | None, local: bool) -> "Place":
             "or run in this process with --local"
         ) from error
     where = stack.enter_context(ray_cluster(address))
+    _stop_in_order()
     return Place(where=where, start_arms=partial(start_ray_arms, build=build))
+
+
+def _stop_in_order() -> None:
+    """Take SIGTERM as an interrupt; Ray, once started, would print stack traces."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _finish(

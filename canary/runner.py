@@ -56,14 +56,15 @@ def arms_of(policies: Iterable[Policy]) -> dict[str, VariantSpec]:
 
 
 def warm_up(arms: Mapping[str, Arm], plan: Plan, count: int) -> list[Observation]:
-    """Let every arm answer `count` requests spread over the plan, the longest first.
+    """Let every arm answer `count` requests spread over the plan, the longest first,
+    and then all of them again: the first time pays for what only a first time needs.
 
     The rows are marked `warm` and count nowhere; their times tell what a request costs.
     """
     step = max(1, len(plan.requests) // count)
     sample = sorted(plan.requests[::step][:count], key=_prompt_size, reverse=True)
     rows = []
-    for request in sample:
+    for request in [*sample, *sample]:
         for name, arm in arms.items():
             completion = arm.serve(request)
             rows.append(_observation(request, name, completion, warm=True))
@@ -73,14 +74,14 @@ def warm_up(arms: Mapping[str, Arm], plan: Plan, count: int) -> list[Observation
 def busy_s(rows: Sequence[Observation], arm: str, plan: Plan) -> float | None:
     """Return how long an arm would be busy with the whole plan, going by its warm-up.
 
-    Service time is taken to grow with the prompt, by the median of the answers: the
-    first calls, and those that something else on the machine held up, don't count.
-    None without an answer.
+    Service time is taken to grow with the prompt, by the median of the second answers:
+    one that something else on the machine held up doesn't count. None without one.
     """
+    mine = [row for row in rows if row.arm == arm]
     costs = [
         row.service_s / row.prompt_tokens
-        for row in rows
-        if row.arm == arm and row.status == Status.OK and row.service_s is not None
+        for row in mine[len(mine) // 2 :]
+        if row.status == Status.OK and row.service_s is not None
     ]
     if not costs:
         return None

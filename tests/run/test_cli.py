@@ -207,10 +207,14 @@ def test_without_ray_the_way_out_is_named(project):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "place", ["--local", pytest.param("--seed=0", marks=pytest.mark.ray)]
+    ("place", "sign"),
+    [
+        ("--local", signal.SIGTERM),
+        pytest.param("--seed=0", signal.SIGINT, marks=pytest.mark.ray),
+    ],
 )
-def test_ctrl_c_ends_in_order(project, place):
-    """An interrupt keeps what was answered, exits with 4, and can be gone on from."""
+def test_an_interrupted_run_ends_in_order(project, place, sign):
+    """Ctrl-C or SIGTERM keeps what was answered, exits with 4, and can be resumed."""
     (project / "quick.yaml").write_text(
         POLICY.replace("20x", "2x").replace("250ms", "1m")
     )
@@ -237,7 +241,7 @@ def test_ctrl_c_ends_in_order(project, place):
             process.wait(0.2)
         except subprocess.TimeoutExpired:
             continue
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, sign)
     stdout, stderr = process.communicate(timeout=120)
 
     assert process.returncode == 4, stderr
