@@ -9,7 +9,7 @@ import shlex
 import signal
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,8 @@ from canary import __version__
 from canary.errors import CanaryError, ExitCode, PolicyError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from canary.decision import Decision
     from canary.evidence.journal import RunFolder
     from canary.experiment import Place
@@ -76,7 +78,7 @@ def run(
     name = loaded[0].name if len(loaded) == 1 else "run"
     stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
     folder = RunFolder(out or Path("reports") / f"{name}-{stamp}")
-    with ExitStack() as stack:
+    with _interruptible(folder), ExitStack() as stack:
         place = _place(stack, address=address, local=local)
         console = Console(stderr=True)
         progress = stack.enter_context(Progress(console, loaded, clock=time.monotonic))
@@ -107,7 +109,7 @@ def resume(
     folder = RunFolder(run_folder)
     local = local or (address is None and read_run(folder)["where"] == IN_PROCESS)
     policies = experiment.kept_policies(folder)
-    with ExitStack() as stack:
+    with _interruptible(folder), ExitStack() as stack:
         place = _place(stack, address=address, local=local)
         console = Console(stderr=True)
         progress = stack.enter_context(
@@ -253,6 +255,20 @@ def _place(stack: ExitStack, *, address: str | None, local: bool) -> "Place":
     return Place(where=where, start_arms=partial(start_ray_arms, build=build))
 
 
+@contextmanager
+def _interruptible(folder: "RunFolder") -> "Iterator[None]":
+    """Say what an interrupt outside the loop means: while starting, or while ending."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        recorded = folder.run_json.exists()
+        told = f"what was recorded stays; go on with `canary resume {folder.root}`"
+        typer.echo(
+            f"interrupted; {told if recorded else 'nothing was recorded yet'}", err=True
+        )
+        raise typer.Exit(ExitCode.UNDECIDED) from None
+
+
 def _stop_in_order() -> None:
     """Take SIGTERM as an interrupt; Ray, once started, would print stack traces."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -297,9 +313,6 @@ def main() -> None:
     except CanaryError as error:
         typer.echo(str(error), err=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.echo("interrupted before anything was recorded", err=True)
-        sys.exit(ExitCode.UNDECIDED)
 
 
 if __name__ == "__main__":

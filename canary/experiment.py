@@ -16,7 +16,7 @@ from canary.arms.base import Arm
 from canary.arms.server import process_peak_bytes
 from canary.clock import Clock
 from canary.decision import Decision
-from canary.errors import ArmError, PolicyError, UsageError
+from canary.errors import ArmError, PolicyError, TrafficError, UsageError
 from canary.evidence.journal import (
     Journal,
     RunFolder,
@@ -43,6 +43,7 @@ from canary.traffic.formats import Trace, read_trace
 from canary.traffic.plan import make_plan, with_speed
 from canary.traffic.request import Plan
 from canary.traffic.validation import ValidationSet, read_validation
+from canary.variants.vocabulary import UnknownWordError, encode
 
 _WARM_UP_REQUESTS = 12
 
@@ -75,7 +76,8 @@ def prepare(policies: tuple[Policy, ...], *, seed: int) -> Prepared:
     """Read the traffic that the policies name and plan every request.
 
     Raises:
-        TrafficError: The trace or a validation set can't be used.
+        TrafficError: The trace or a validation set can't be used, or asks what the
+            models can't read.
         PolicyError: An accuracy gate asks for what the validation sets don't have.
     """
     traffic = policies[0].traffic
@@ -83,6 +85,7 @@ def prepare(policies: tuple[Policy, ...], *, seed: int) -> Prepared:
     paths = dict.fromkeys(path for policy in policies for path in policy.validation)
     validation = read_validation([Path(path) for path in paths])
     _check_tasks(policies, dict(zip(paths, validation, strict=True)))
+    _check_words(validation)
     speed = traffic.speed
     plan = make_plan(
         trace,
@@ -94,6 +97,16 @@ def prepare(policies: tuple[Policy, ...], *, seed: int) -> Prepared:
         seed=seed,
     )
     return Prepared(policies=policies, trace=trace, validation=validation, plan=plan)
+
+
+def _check_words(validation: Sequence[ValidationSet]) -> None:
+    """Refuse questions that no arm could read: they would fail on all of them alike."""
+    for one in validation:
+        for item in one.items:
+            try:
+                encode(f"{item.input} {item.answer_prefix}")
+            except UnknownWordError as error:
+                raise TrafficError(f"{one.path}: item {item.id}: {error}") from error
 
 
 def _check_tasks(
@@ -134,12 +147,12 @@ def execute(
     """
     folder.refuse_if_used()
     arms = place.start_arms(arms_of(prepared.policies))
-    folder.create()
+    warm = warm_up(arms, prepared.plan, _WARM_UP_REQUESTS)
+    plan = _at_speed(prepared, warm)
+    folder.create()  # not earlier: whatever fails until here leaves nothing behind
     _keep_policies(folder, prepared.policies)
     with _writing(folder, place) as journal:
-        warm = warm_up(arms, prepared.plan, _WARM_UP_REQUESTS)
         journal.append(warm)
-        plan = _at_speed(prepared, warm)
         record = _record(
             prepared,
             plan,
@@ -261,8 +274,21 @@ def conclude(folder: RunFolder, policies: Sequence[Policy]) -> tuple[Decision, .
 
 
 def kept_policies(folder: RunFolder) -> tuple[Policy, ...]:
-    """Return the policies of a run as they were when it started."""
-    return load_policies(sorted(folder.policies.glob("*.yaml")))
+    """Return the policies of a run as they were when it started.
+
+    Raises:
+        UsageError: One is missing, or has been changed since.
+    """
+    recorded = read_run(folder)["policies"]
+    paths = [folder.policies / f"{name}.yaml" for name in recorded]
+    kept = load_policies(paths)
+    for policy, path in zip(kept, paths, strict=True):
+        if policy.sha256 != recorded[policy.name]:
+            raise UsageError(
+                f"{path}: has been changed since the run; put it back, or ask another "
+                f"policy with `canary judge {folder.root} --policy FILE`"
+            )
+    return kept
 
 
 def _keep_policies(folder: RunFolder, policies: Sequence[Policy]) -> None:

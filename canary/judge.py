@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from canary.decision import Decision, GateResult, Look, Route, Validity, Verdict
-from canary.evidence.pairs import Pairs, pair_up
+from canary.evidence.pairs import Pairs, Side, pair_up
 from canary.gates import Weight, describe, weigh
 from canary.policy.model import Policy, regime_names, variant_name
 from canary.stats import harm_mixture, paired_log_e
@@ -106,6 +106,8 @@ def _look_times(policy: Policy, pairs: Pairs, ended: Ended | None) -> list[float
     end_s = float(np.nextafter(pairs.arrived_s[-1], np.inf))
     if ended is not None and ended.cutoff_s is not None:
         end_s = ended.cutoff_s
+    # Also what a deadline in wall time would have let through: it is over.
+    end_s = min(end_s, policy.decision.max_duration_s)
     every_s = policy.decision.look_every_s
     times = [every_s * k for k in range(1, math.ceil(end_s / every_s))]
     return [*times, end_s]
@@ -172,12 +174,19 @@ def _threshold_rollback(policy: Policy) -> float:
 
 
 def _validity(policy: Policy, pairs: Pairs) -> Validity:
-    void, lost_a, lost_b = (
-        len(pairs.void_arrived_s),
-        len(pairs.missing_baseline_s),
-        len(pairs.missing_candidate_s),
+    void = len(pairs.void_arrived_s)
+    lost_a = len(pairs.missing_baseline_s) + _unmeasured(
+        pairs.baseline, pairs.candidate
     )
-    offered = len(pairs) + void + lost_a + lost_b
+    lost_b = len(pairs.missing_candidate_s) + _unmeasured(
+        pairs.candidate, pairs.baseline
+    )
+    offered = (
+        len(pairs)
+        + void
+        + len(pairs.missing_baseline_s)
+        + len(pairs.missing_candidate_s)
+    )
     void_share = void / offered if offered else 0.0
     reasons = []
     if void_share > MAX_VOID_SHARE:
@@ -201,6 +210,19 @@ def _validity(policy: Policy, pairs: Pairs) -> Validity:
         baseline_load=_baseline_load(pairs),
         kernels=pairs.kernels,
         devices=pairs.devices,
+    )
+
+
+def _unmeasured(arm: Side, other: Side) -> int:
+    """Answered requests of which the other arm has a score or a time and this none."""
+    return max(
+        int((np.isnan(mine) & ~np.isnan(theirs) & ~arm.failed).sum())
+        for mine, theirs in (
+            (arm.score, other.score),
+            (arm.ttft_s, other.ttft_s),
+            (arm.latency_s, other.latency_s),
+            (arm.service_s, other.service_s),
+        )
     )
 
 
@@ -290,7 +312,7 @@ def _because(
         missing.append(f"{len(state.pairs):,} of at least {rules.min_pairs:,} pairs")
     if state.look.elapsed_s < rules.min_duration_s:
         missing.append(
-            f"{state.look.elapsed_s:,.0f} s of at least {rules.min_duration_s:,.0f} s"
+            f"{state.look.elapsed_s:,.1f} s of at least {rules.min_duration_s:,.1f} s"
         )
     if verdict is Verdict.CONTINUE:
         return because_continue(gates, tuple(missing))

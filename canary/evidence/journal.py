@@ -73,7 +73,9 @@ class RunFolder:
 
     def refuse_if_used(self) -> None:
         """Raise UsageError if the folder already holds something."""
-        if self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
+        if self.root.exists() and not self.root.is_dir():
+            raise UsageError(f"{self.root}: is a file; name a folder with --out")
+        if self.root.exists() and any(self.root.iterdir()):
             raise UsageError(
                 f"{self.root}: already exists and is not empty; "
                 "name another folder with --out or move this one away"
@@ -99,11 +101,17 @@ class RunFolder:
 def write_atomically(path: Path, content: bytes) -> None:
     """Put `content` at `path`, whole or not at all, also through a power cut."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise UsageError(
+            f"{path}: can't be written ({error.strerror}); "
+            "what was recorded before stays"
+        ) from error
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -209,6 +217,11 @@ def read_segments(folder: RunFolder) -> pa.Table:
     """
     listed = {segment["file"]: segment for segment in _listed(folder)}
     found = [path.name for path in _segment_paths(folder)]
+    if len(found) > len(listed) + 1:
+        raise ObservationError(
+            f"{folder.manifest}: lists {len(listed)} of {len(found)} segments; a crash "
+            "leaves at most one unlisted, so restore it from a copy"
+        )
     for name in listed:
         if name not in found:
             raise ObservationError(

@@ -19,7 +19,7 @@ def read_observations(path: Path) -> pa.Table:
 
     Takes a run folder, a Parquet file, a CSV file with a header, or JSON lines (both
     also gzipped). Columns that the schema doesn't know are left out; optional ones
-    that are missing are null.
+    that are missing are null. Arrivals of such a file count from its first one.
 
     Raises:
         ObservationError: The file can't be read, lacks a required column, or holds a
@@ -37,7 +37,7 @@ def read_observations(path: Path) -> pa.Table:
 
 
 def _read_file(path: Path) -> pa.Table:
-    name = path.name.removesuffix(".gz")
+    name = path.name.lower().removesuffix(".gz")
     try:
         content = path.read_bytes()
         if content[:2] == b"\x1f\x8b":
@@ -86,8 +86,15 @@ def _conform(table: pa.Table, path: Path) -> pa.Table:
             )
         columns.append(column)
     result = pa.table(columns, schema=SCHEMA)
+    if not result.num_rows:
+        raise ObservationError(f"{path}: holds no observations")
     _check_values(result, path)
-    return result
+    # Other tools count from anywhere, often from 1970; our zero is the first arrival.
+    first_s = pc.min(result["arrived_s"])
+    index = SCHEMA.get_field_index("arrived_s")
+    return result.set_column(
+        index, SCHEMA.field(index), pc.subtract(result["arrived_s"], first_s)
+    )
 
 
 def _check_values(table: pa.Table, path: Path) -> None:
@@ -99,6 +106,16 @@ def _check_values(table: pa.Table, path: Path) -> None:
         "status",
         f"write one of {', '.join(allowed)}",
     )
+    kinds = pa.array(["quality", "latency", "live"])
+    _refuse(
+        table,
+        pc.invert(pc.is_in(pc.fill_null(table["kind"], "live"), value_set=kinds)),
+        path,
+        "kind",
+        "write quality, latency or live, or leave it empty",
+    )
+    wrong = pc.less(table["prompt_tokens"], 0)
+    _refuse(table, wrong, path, "prompt_tokens", "write a number of tokens")
     score = table["score"]
     _refuse(
         table,

@@ -13,12 +13,14 @@ class Weight:
     """The evidence about one limit: ln of the e-values, and when it counts as shown.
 
     `insufficient` says why the evidence can't bound anything yet; None when it can.
+    `more_would_help` is whether more of the same could cure that.
     """
 
     log_e_hold: float
     log_e_broken: float
     threshold_hold: float
     insufficient: str | None = None
+    more_would_help: bool = True
 
     @property
     def holds(self) -> bool:
@@ -26,13 +28,16 @@ class Weight:
         return self.insufficient is None and self.log_e_hold >= self.threshold_hold
 
 
-def no_evidence(reason: str, threshold_hold: float) -> Weight:
+def no_evidence(
+    reason: str, threshold_hold: float, *, more_would_help: bool = True
+) -> Weight:
     """Return the weight of nothing: e-values of 1."""
     return Weight(
         log_e_hold=0.0,
         log_e_broken=0.0,
         threshold_hold=threshold_hold,
         insufficient=reason,
+        more_would_help=more_would_help,
     )
 
 

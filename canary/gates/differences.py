@@ -29,11 +29,15 @@ class _Differences:
 
 def weigh(gate: Gate, policy: Policy, pairs: Pairs) -> Weight:
     """Return the evidence that the candidate is, or isn't, worse by over the margin."""
-    values = _differences(gate, policy, pairs).values
+    found = _differences(gate, policy, pairs)
+    values = found.values
     limit = -_margin(gate)
     threshold = math.log(1 / policy.decision.alpha)
     if not len(values):
         return no_evidence("both arms have answered nothing that it counts", threshold)
+    reason = _nothing_to_lose(gate, found)
+    if reason is not None:
+        return no_evidence(reason, threshold, more_would_help=False)
     return Weight(
         log_e_hold=betting_log_e(values, null_mean=limit, low=-1.0, high=1.0),
         log_e_broken=late_onset_log_e(
@@ -87,6 +91,17 @@ def describe(
     )
 
 
+def _nothing_to_lose(gate: Gate, found: _Differences) -> str | None:
+    """Whether the baseline is so bad that no candidate could break the limit."""
+    margin, baseline = _margin(gate), float(found.baseline.mean())
+    if gate.metric == "accuracy" and baseline <= margin:
+        return f"the baseline itself is right on only {baseline:.1%}, nothing to lose"
+    if gate.metric != "accuracy" and baseline >= 1 - margin:
+        what = "fails" if gate.metric == "errors" else "is slower than that"
+        return f"the baseline itself {what} on {baseline:.1%}, nothing to lose"
+    return None
+
+
 def _differences(gate: Gate, policy: Policy, pairs: Pairs) -> _Differences:
     scope = in_regime(gate, policy, pairs)
     if gate.metric == "accuracy":
@@ -133,7 +148,7 @@ def _units_needed(
     broken, whichever they point to."""
     if status in (GateStatus.HOLDS, GateStatus.BROKEN):
         return len(values)
-    if not len(values):
+    if not len(values) or not weight.more_would_help:
         return None
     holding = float(values.mean()) > -margin
     rules = policy.decision

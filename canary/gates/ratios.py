@@ -37,9 +37,15 @@ def weigh(gate: Gate, policy: Policy, pairs: Pairs, load: float | None) -> Weigh
     alpha, harm_alpha = policy.decision.alpha, policy.decision.harm_alpha
     threshold = math.log(1 / (alpha - alpha / 10))
     question = _question(gate, policy, pairs)
-    reason = _not_enough(gate, question, load, alpha)
-    if reason is not None:
-        return no_evidence(reason, threshold)
+    if gate.metric in ("ttft", "latency") and load is not None and load > LOAD_LIMIT:
+        reason = (
+            f"the baseline is busy {load:.0%} of the time, over {LOAD_LIMIT:.0%}: its "
+            "queue, not the variant, would decide; lower traffic.speed"
+        )
+        return no_evidence(reason, threshold, more_would_help=False)
+    few = _too_few(question, alpha)
+    if few is not None:
+        return no_evidence(few, threshold)
     sharing = sum(other.max_ratio is not None for other in policy.gates)
     return Weight(
         log_e_hold=paired_quantile_log_e(
@@ -67,9 +73,9 @@ def describe(
     units = len(question.baseline)
     needed: int | None = units
     if status in (GateStatus.UNDECIDED, GateStatus.INSUFFICIENT):
-        needed = _units_needed(question, policy, estimate)
-        # Enough units, yet insufficient: it is the load, and no number cures that.
-        needed = needed if needed is not None and needed > units else None
+        needed = None
+        if weight.more_would_help:
+            needed = _units_needed(question, policy, estimate)
     return GateResult(
         name=gate.name,
         metric=gate.metric,
@@ -123,16 +129,11 @@ def _without_ties(values: Floats) -> Floats:
     return values * (1 + 1e-9 * jitter)
 
 
-def _not_enough(
-    gate: Gate, question: _Question, load: float | None, alpha: float
-) -> str | None:
-    if gate.metric in ("ttft", "latency") and load is not None and load > LOAD_LIMIT:
-        return (
-            f"the baseline is busy {load:.0%} of the time, over {LOAD_LIMIT:.0%}: its "
-            "queue, not the variant, would decide; lower traffic.speed"
-        )
+def _too_few(question: _Question, alpha: float) -> str | None:
     units, p = len(question.baseline), question.p
-    if units and quantile_ranks(units, p, alpha=alpha / 10)[1] <= units:
+    if not units:
+        return "no request has this measured for both arms"
+    if quantile_ranks(units, p, alpha=alpha / 10)[1] <= units:
         return None
     return (
         f"{units:,} requests can't bound the baseline's p{p * 100:g} from above, "

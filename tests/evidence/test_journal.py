@@ -87,6 +87,17 @@ def test_a_changed_segment_is_an_error(folder):
         read_segments(folder)
 
 
+def test_a_lost_manifest_is_an_error(folder):
+    """A crash leaves one segment unlisted, not several."""
+    journal = Journal(folder, clock=FakeClock(), every_s=0.0)
+    journal.append(observe(arm="a", arrived_s=[0.0]))
+    journal.append(observe(arm="a", arrived_s=[1.0], request_id="second"))
+    folder.manifest.unlink()
+
+    with pytest.raises(ObservationError, match="lists 0 of 2 segments"):
+        read_segments(folder)
+
+
 def test_a_folder_in_use_is_refused(tmp_path):
     """A run never writes into a folder that holds something."""
     (tmp_path / "precious.txt").write_text("x")

@@ -68,6 +68,7 @@ def test_every_kind_of_file_gives_the_same_rows(tmp_path, name):
         ("a,candidate,0", ",candidate,0", "row 2: request_id is empty"),
         ("candidate,0,", "candidate,inf,", "row 2: arrived_s can't be inf"),
         ("ok,100", "ok,many", "can't be read"),
+        ("ok,100", "ok,-5", "row 1: prompt_tokens can't be -5"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_row(tmp_path, old, new, message):
@@ -80,6 +81,33 @@ def test_a_wrong_value_is_named_with_its_row(tmp_path, old, new, message):
 
     assert message in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+def test_arrivals_count_from_the_first(tmp_path):
+    """Unix time is as good as any: what counts is the distance."""
+    path = tmp_path / "rows.csv"
+    path.write_text(
+        "request_id,arm,arrived_s,status,prompt_tokens\n"
+        "a,baseline,1700000000.5,ok,1\nb,baseline,1700000002,ok,1\n"
+    )
+
+    assert [0.0, 1.5] == read_observations(path)["arrived_s"].to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("", "holds no observations"),
+        ("a,baseline,0,ok,1,validation\n", "kind can't be 'validation'; write quality"),
+    ],
+)
+def test_rows_that_would_count_nowhere_are_refused(tmp_path, rows, message):
+    """No rows, or rows of a kind that nothing asks for, are told at once."""
+    path = tmp_path / "rows.csv"
+    path.write_text("request_id,arm,arrived_s,status,prompt_tokens,kind\n" + rows)
+
+    with pytest.raises(ObservationError, match=message):
+        read_observations(path)
 
 
 def test_an_unknown_kind_of_file_is_refused(tmp_path):

@@ -171,6 +171,37 @@ def test_a_file_that_a_policy_names_must_be_there(project, missing):
     assert missing in result.stderr
 
 
+def test_questions_that_no_model_can_read_are_refused(project):
+    """A word that the model doesn't know stops the run, where it stands."""
+    item = {
+        "id": "q1",
+        "input": "what is love ?",
+        "target": ["42"],
+        "task": "contracts",
+    }
+    (project / "items.jsonl").write_text(json.dumps(item) + "\n")
+
+    result = canary("run", "quick.yaml", "--local", cwd=project)
+
+    assert result.returncode == 2
+    assert "items.jsonl: item q1: word 3 of the text, 'love', is not" in result.stderr
+
+
+def test_a_changed_policy_in_a_run_is_noticed(tmp_path):
+    """A report is written under the policies that the run had, or not at all."""
+    shutil.copytree(ROOT / "reports/samples/demo", tmp_path / "demo")
+    policy = tmp_path / "demo/policies/window.yaml"
+    policy.write_text(policy.read_text().replace("margin: 5%", "margin: 50%"))
+
+    changed = canary("report", "demo", cwd=tmp_path)
+    policy.unlink()
+    missing = canary("report", "demo", cwd=tmp_path)
+
+    assert changed.returncode == missing.returncode == 2
+    assert "has been changed since the run" in changed.stderr
+    assert "window.yaml" in missing.stderr
+
+
 def test_a_trace_of_garbage_is_one_sentence(project):
     """A trace that is none stops the run before it starts."""
     (project / "trace.csv").write_bytes(bytes(range(256)) * 40)

@@ -313,6 +313,63 @@ def test_answers_missing_on_one_side_make_the_run_invalid(policy_of):
     assert "20 of the candidate" in decision.because[0]
 
 
+def test_a_baseline_that_answers_nothing_shows_nothing(policy_of, table_of):
+    """Where the baseline is wrong, or fails, everywhere, no candidate could lose."""
+    wrong = judge(
+        policy_of(ACCURACY),
+        quality(table_of, [0.0] * 300, [0.0] * 300),
+        run="r",
+        ended=ENDED,
+    )
+    failing = judge(
+        policy_of({"metric": "errors", "margin": "5%"}),
+        table_of({}, {}, status=["error"] * 300, kind="latency"),
+        run="r",
+        ended=ENDED,
+    )
+
+    for decision in (wrong, failing):
+        assert decision.verdict is Verdict.INCONCLUSIVE
+        assert decision.gates[0].status is GateStatus.INSUFFICIENT
+        assert "nothing to lose" in decision.gates[0].reason
+        assert decision.gates[0].units_needed is None
+
+
+@pytest.mark.parametrize("column", ["score", "latency_s"])
+def test_values_missing_on_one_side_make_the_run_invalid(policy_of, table_of, column):
+    """An answer without the score or time that the other arm has is a loss."""
+    blank = [None if index % 3 else 1.0 for index in range(150)]
+    table = table_of({column: [1.0] * 150}, {column: blank})
+    gate = ACCURACY if column == "score" else LATENCY
+    gate = {key: value for key, value in gate.items() if key != "task"}
+
+    decision = judge(policy_of(gate), table, run="r", ended=ENDED)
+
+    assert decision.verdict is Verdict.INVALID
+    assert "100 of the candidate" in decision.because[0]
+
+
+def test_more_requests_are_no_cure_for_an_overloaded_baseline(policy_of, table_of):
+    """Where the load is what is wrong, no number of further pairs is named."""
+    times = list(np.random.default_rng(4).lognormal(0, 0.3, 400))
+    table = latency(table_of, times, times, service_s=0.95)
+
+    decision = judge(policy_of(LATENCY), table, run="r", ended=ENDED)
+
+    assert decision.gates[0].units_needed is None
+    assert not any("Needs about" in sentence for sentence in decision.because)
+
+
+def test_evidence_after_the_deadline_does_not_count(policy_of, table_of):
+    """A run is over at max_duration, however long the observations go on."""
+    table = quality(table_of, [1.0] * 300, [1.0] * 300)
+
+    decision = judge(policy_of(ACCURACY, max_duration="1m"), table, run="r")
+
+    assert decision.verdict is Verdict.INCONCLUSIVE
+    assert decision.pairs == 60
+
+
 def test_a_gate_sees_only_its_regime(policy_of, table_of):
     """A gate on long prompts is not helped by short ones, and routing says as much."""
     gate = {**ACCURACY, "regime": "8k-32k"}
