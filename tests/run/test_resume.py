@@ -105,8 +105,10 @@ def test_a_second_runner_is_refused(project):
     first = start("run", "one", project)
     while first.poll() is None and not (project / "one/run.json").exists():
         time.sleep(0.05)
+    first.send_signal(signal.SIGSTOP)  # alive, but not to finish before it is asked
     second = start("resume", "one", project)
     _, said = second.communicate(timeout=60)
+    first.send_signal(signal.SIGCONT)
     finish(first)
 
     assert f"process {first.pid} on" in said
