@@ -47,19 +47,14 @@ class _State:
     validity: Validity
 
 
-def look(
-    policy: Policy, pairs: Pairs, *, cutoff_s: float, earlier: Sequence[Look] = ()
-) -> Look:
+def look(policy: Policy, pairs: Pairs, *, cutoff_s: float) -> Look:
     """Return the state of all gates on what arrived before `cutoff_s`.
 
     Args:
         policy: What is to be decided.
         pairs: The evidence, also what arrived later.
         cutoff_s: Intended arrival before which a pair counts.
-        earlier: The looks before this one; after a final verdict it stands.
     """
-    if earlier and earlier[-1].verdict.final:
-        return earlier[-1]
     return _weigh(policy, pairs, cutoff_s).look
 
 
@@ -88,21 +83,18 @@ def judge(
     if ended is not None and ended.cutoff_s is not None:
         pairs = pairs.until(ended.cutoff_s)
     looks: list[Look] = []
-    state = _weigh(policy, pairs, 0.0)
     for cutoff_s in _look_times(policy, pairs, ended):
         state = _weigh(policy, pairs, cutoff_s)
         looks.append(state.look)
         if state.look.verdict.final:
             break
-    if not looks:
-        looks.append(state.look)
     return _document(policy, state, looks, run=run, ended=ended, repeat=repeat or {})
 
 
 def _look_times(policy: Policy, pairs: Pairs, ended: Ended | None) -> list[float]:
-    """Every `look_every`, and one where the evidence ends."""
+    """Every `look_every`, and one where the evidence ends, also of nothing."""
     if not len(pairs):
-        return []
+        return [0.0]
     end_s = float(np.nextafter(pairs.arrived_s[-1], np.inf))
     if ended is not None and ended.cutoff_s is not None:
         end_s = ended.cutoff_s
