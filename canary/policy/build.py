@@ -16,6 +16,7 @@ from canary.errors import Fault
 from canary.policy.check import Draft, faults_between
 from canary.policy.model import (
     UNION_TAGS,
+    Budget,
     DecisionRules,
     Gate,
     Limit,
@@ -35,6 +36,7 @@ _MODELS: dict[str, type[BaseModel]] = {
     "traffic.speed": LoadTarget,
     "traffic.limit": Limit,
     "gates[]": Gate,
+    "budget": Budget,
     "decision": DecisionRules,
 }
 """Which model stands at a path of the document, where one does."""

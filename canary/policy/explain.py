@@ -28,6 +28,7 @@ def explain(policy: Policy) -> str:
     lines += [f"  - {limit_text(gate)}" for gate in policy.gates]
     lines += [
         "It rolls back as soon as a limit is shown to be broken.",
+        *_control(policy),
         _ending(policy),
         _certainty(policy.decision),
     ]
@@ -46,16 +47,28 @@ def _condition(policy: Policy) -> str:
     )
 
 
+def _control(policy: Policy) -> list[str]:
+    if not policy.aa_control:
+        return []
+    share = share_text(policy.aa_control)
+    told = (
+        f"A second copy of the baseline answers {share} of the requests; if that is "
+        "shown to differ from the baseline, the run is invalid."
+    )
+    return [told]
+
+
 def _ending(policy: Policy) -> str:
     rules = policy.decision
+    spent = f", after {policy.budget.gpu_hours:g} GPU-hours" if policy.budget else ""
     undecided = {
         "rollback": "the candidate is rolled back",
         "hold": "the rollout stays where it is",
     }[rules.at_deadline]
     return (
         f"It looks every {duration_text(rules.look_every_s)} and ends after "
-        f"{duration_text(rules.max_duration_s)} or with the trace; if that settles "
-        f"nothing, {undecided}."
+        f"{duration_text(rules.max_duration_s)}{spent} or with the trace; if that "
+        f"settles nothing, {undecided}."
     )
 
 
@@ -101,4 +114,5 @@ def _traffic_text(traffic: Traffic) -> str:
         speed = f"as fast as keeps the baseline alone busy {share} of the time"
     else:
         speed = f"at {factor_text(traffic.speed)} the recorded speed"
-    return f"{first} requests of {traffic.source}{rows}, {speed}"
+    late = f"one of over {duration_text(traffic.timeout_s)} has failed"
+    return f"{first} requests of {traffic.source}{rows}, {speed}; {late}"

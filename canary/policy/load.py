@@ -73,6 +73,7 @@ _SHARED: dict[str, Callable[[Policy], object]] = {
     "traffic.format": lambda policy: policy.traffic.format,
     "traffic.speed": lambda policy: policy.traffic.speed,
     "traffic.limit": lambda policy: policy.traffic.limit,
+    "traffic.timeout": lambda policy: policy.traffic.timeout_s,
 }
 
 

@@ -31,6 +31,7 @@ from canary.policy.units import (
     Percentile,
     PositiveDurationS,
     Share,
+    ShareOrOff,
     Tokens,
     factor,
     percentile_text,
@@ -175,6 +176,16 @@ class Traffic(_Value):
 
     limit: Limit = Field(default=Limit(), examples=["{prompt_tokens: 8k}"])
     """Which rows of the trace are used."""
+
+    timeout_s: PositiveDurationS = Field(default=600.0, alias="timeout")
+    """How long an arm may work on one request before it has failed."""
+
+
+class Budget(_Value):
+    """What a run may cost; spending it stops the run in order, as a deadline does."""
+
+    gpu_hours: StrictFloat = Field(gt=0, allow_inf_nan=False, examples=[300])
+    """Hours of GPU time: wall time times the GPUs that the arms hold."""
 
 
 def _margin(value: float) -> float:
@@ -346,6 +357,13 @@ class Policy(_Value):
         min_length=1, examples=["[{metric: errors, margin: 1%}]"]
     )
     """The limits. A candidate is promoted only if all are shown to hold."""
+
+    aa_control: ShareOrOff = 0.0
+    """Share of requests that a second copy of the baseline answers too, to show what
+    the device alone makes of equal variants; `off` runs none."""
+
+    budget: Budget | None = Field(default=None, examples=["{gpu_hours: 300}"])
+    """What the run may cost."""
 
     decision: DecisionRules = Field(
         default=DecisionRules(), examples=["{min_duration: 24h, max_duration: 7d}"]

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from canary.policy.model import (
     GATE_FORMS,
     MODEL_LAYERS,
+    Budget,
     DecisionRules,
     Gate,
     Limit,
@@ -42,7 +43,7 @@ def json_schema() -> dict[str, Any]:
         key: value for key, value in schema["properties"].items() if key in written
     }
     del definitions["Place"]
-    for model in (DecisionRules, Gate, Limit, Traffic, VariantSpec):
+    for model in (Budget, DecisionRules, Gate, Limit, Traffic, VariantSpec):
         _show_defaults(definitions[model.__name__], model)
     _show_defaults(schema, Policy)
     schema["properties"]["extends"] = _EXTENDS

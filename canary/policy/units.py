@@ -75,6 +75,20 @@ def share(value: object) -> float:
     return float(read[0] / 100)
 
 
+def share_or_off(value: object) -> float:
+    """Read ``10%`` as 0.1 and ``off`` as 0.
+
+    Raises:
+        ValueError: Anything else.
+    """
+    if value == "off":
+        return 0.0
+    try:
+        return share(value)
+    except ValueError as error:
+        raise ValueError(f"{error}, or off") from error
+
+
 def _as_share(value: object) -> str:
     if isinstance(value, float) and 0 < value < 1:
         return f"{value * 100:g}%"
@@ -176,6 +190,14 @@ Share = Annotated[
     BeforeValidator(share),
     PlainSerializer(share_text, when_used="json"),
     WithJsonSchema(_string(SHARE_PATTERN, "1%", "5%")),
+]
+ShareOrOff = Annotated[
+    float,
+    BeforeValidator(share_or_off),
+    PlainSerializer(
+        lambda value: share_text(value) if value else "off", when_used="json"
+    ),
+    WithJsonSchema({"anyOf": [{"const": "off"}, _string(SHARE_PATTERN, "10%")]}),
 ]
 _TOKENS_SCHEMA = {
     "anyOf": [{"type": "integer", "minimum": 1}, _string(TOKENS_PATTERN, "512", "8k")]

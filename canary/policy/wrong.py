@@ -12,7 +12,7 @@ from canary.policy.model import Policy
 from canary.policy.scalars import number_hint
 from canary.policy.units import shown
 
-_LATER_KEYS = frozenset({"aa_control", "admission", "economics", "budget", "override"})
+_LATER_KEYS = frozenset({"admission", "economics", "override"})
 _LATER_KEYS |= {"follow", "sample", "inference"}
 _LATER_METRICS = frozenset({"agreement", "output_tokens"})
 
