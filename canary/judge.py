@@ -37,7 +37,7 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _State:
+class Weighed:
     """One look, weighed: what the verdict follows from."""
 
     look: Look
@@ -47,7 +47,7 @@ class _State:
     validity: Validity
 
 
-def look(policy: Policy, pairs: Pairs, *, cutoff_s: float) -> Look:
+def take_look(policy: Policy, pairs: Pairs, *, cutoff_s: float) -> Weighed:
     """Return the state of all gates on what arrived before `cutoff_s`.
 
     Args:
@@ -55,7 +55,37 @@ def look(policy: Policy, pairs: Pairs, *, cutoff_s: float) -> Look:
         pairs: The evidence, also what arrived later.
         cutoff_s: Intended arrival before which a pair counts.
     """
-    return _weigh(policy, pairs, cutoff_s).look
+    pairs = pairs.until(cutoff_s)
+    validity = _validity(policy, pairs)
+    weights = tuple(
+        weigh(gate, policy, pairs, validity.baseline_load) for gate in policy.gates
+    )
+    share = 1 / len(weights)
+    log_e_rollback = harm_mixture(
+        [weight.log_e_broken for weight in weights], [share] * len(weights)
+    )
+    verdict = _verdict(
+        policy,
+        validity,
+        weights=weights,
+        log_e_rollback=log_e_rollback,
+        pairs=len(pairs),
+        elapsed_s=cutoff_s,
+    )
+    found = Look(
+        elapsed_s=cutoff_s,
+        pairs=len(pairs),
+        verdict=verdict,
+        log_e_hold=tuple(weight.log_e_hold for weight in weights),
+        log_e_broken=tuple(weight.log_e_broken for weight in weights),
+    )
+    return Weighed(
+        look=found,
+        pairs=pairs,
+        weights=weights,
+        log_e_rollback=log_e_rollback,
+        validity=validity,
+    )
 
 
 def judge(
@@ -84,11 +114,11 @@ def judge(
         pairs = pairs.until(ended.cutoff_s)
     looks: list[Look] = []
     for cutoff_s in _look_times(policy, pairs, ended):
-        state = _weigh(policy, pairs, cutoff_s)
+        state = take_look(policy, pairs, cutoff_s=cutoff_s)
         looks.append(state.look)
         if state.look.verdict.final:
             break
-    return _document(policy, state, looks, run=run, ended=ended, repeat=repeat or {})
+    return describe_look(policy, state, looks, run=run, ended=ended, repeat=repeat)
 
 
 def _look_times(policy: Policy, pairs: Pairs, ended: Ended | None) -> list[float]:
@@ -103,40 +133,6 @@ def _look_times(policy: Policy, pairs: Pairs, ended: Ended | None) -> list[float
     every_s = policy.decision.look_every_s
     times = [every_s * k for k in range(1, math.ceil(end_s / every_s))]
     return [*times, end_s]
-
-
-def _weigh(policy: Policy, everything: Pairs, cutoff_s: float) -> _State:
-    pairs = everything.until(cutoff_s)
-    validity = _validity(policy, pairs)
-    weights = tuple(
-        weigh(gate, policy, pairs, validity.baseline_load) for gate in policy.gates
-    )
-    share = 1 / len(weights)
-    log_e_rollback = harm_mixture(
-        [weight.log_e_broken for weight in weights], [share] * len(weights)
-    )
-    verdict = _verdict(
-        policy,
-        validity,
-        weights=weights,
-        log_e_rollback=log_e_rollback,
-        pairs=len(pairs),
-        elapsed_s=cutoff_s,
-    )
-    found = Look(
-        elapsed_s=cutoff_s,
-        pairs=len(pairs),
-        verdict=verdict,
-        log_e_hold=tuple(weight.log_e_hold for weight in weights),
-        log_e_broken=tuple(weight.log_e_broken for weight in weights),
-    )
-    return _State(
-        look=found,
-        pairs=pairs,
-        weights=weights,
-        log_e_rollback=log_e_rollback,
-        validity=validity,
-    )
 
 
 def _verdict(
@@ -227,15 +223,20 @@ def _baseline_load(pairs: Pairs) -> float | None:
     return float(pairs.baseline_busy_s[-2]) / span_s if span_s > 0 else None
 
 
-def _document(
+def describe_look(
     policy: Policy,
-    state: _State,
+    state: Weighed,
     looks: Sequence[Look],
     *,
     run: str,
-    ended: Ended | None,
-    repeat: dict[str, Any],
+    ended: Ended | None = None,
+    repeat: dict[str, Any] | None = None,
 ) -> Decision:
+    """Return the decision document as of one look, with estimates and bounds.
+
+    They cost much more than the look itself. `looks` ends with this one; the other
+    arguments are those of `judge`.
+    """
     verdict = state.look.verdict
     if verdict is Verdict.CONTINUE and _at_deadline(policy, state.look, ended):
         verdict = Verdict.INCONCLUSIVE
@@ -258,7 +259,7 @@ def _document(
         baseline=variant_name(policy.baseline),
         candidate=variant_name(policy.candidate),
         looks=tuple(looks),
-        repeat=repeat,
+        repeat=repeat or {},
     )
 
 
@@ -267,7 +268,7 @@ def _at_deadline(policy: Policy, last: Look, ended: Ended | None) -> bool:
 
 
 def _gate_results(
-    policy: Policy, state: _State, *, rolled_back: bool
+    policy: Policy, state: Weighed, *, rolled_back: bool
 ) -> tuple[GateResult, ...]:
     """A gate counts as broken when its own weighted e-value reaches the threshold, or
     when it carries most of a rollback that only the mean of all gates has reached."""
@@ -289,7 +290,7 @@ def _gate_results(
 def _because(
     policy: Policy,
     verdict: Verdict,
-    state: _State,
+    state: Weighed,
     gates: tuple[GateResult, ...],
     ended: Ended | None,
 ) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from canary.decision import Look
 from canary.evidence.journal import Journal
 from canary.evidence.observation import Observation, Status, to_table
 from canary.evidence.pairs import pair_up
-from canary.judge import Ended, look
+from canary.judge import Ended, take_look
 from canary.policy.model import Policy, VariantSpec, variant_name
 from canary.traffic.request import Plan, Request
 from canary.variants.scoring import score
@@ -284,7 +284,7 @@ class Runner:
                 baseline = variant_name(watch.policy.baseline)
                 candidate = variant_name(watch.policy.candidate)
                 pairs = pair_up(table, baseline=baseline, candidate=candidate)
-                found = look(watch.policy, pairs, cutoff_s=watch.next_look_s)
+                found = take_look(watch.policy, pairs, cutoff_s=watch.next_look_s).look
                 watch.looks.append(found)
                 self._listener.looked(watch.policy.name, found)
                 if found.verdict.final:

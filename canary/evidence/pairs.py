@@ -1,6 +1,6 @@
 """Observations of two arms, joined by request: what the judge reads."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +14,14 @@ Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 Texts = npt.NDArray[np.object_]
 
-_MEASURED = ("score", "ttft_s", "tpot_s", "latency_s", "service_s", "peak_memory_bytes")
+MEASURED = ("score", "ttft_s", "ttft_send_s", "tpot_s", "latency_s", "service_s",
+            "peak_memory_bytes")  # fmt: skip
+CONTROL_ARM = "baseline_aa"
+"""The arm name of the second copy of the baseline."""
+
 _USED = ("request_id", "arrived_s", "status", "prompt_tokens", "kind", "task", "group",
          "session_id", "group_items", "attempt", "kernel", "device",
-         *_MEASURED)  # fmt: skip
+         *MEASURED)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +32,7 @@ class Side:
     failed: Bools
     score: Floats
     ttft_s: Floats
+    ttft_send_s: Floats
     tpot_s: Floats
     latency_s: Floats
     service_s: Floats
@@ -42,7 +47,8 @@ class Pairs:
     requests that were void or shed; `missing_baseline` and `missing_candidate` hold
     the arrival times of requests that only the other arm has, up to the last request
     that both have seen. `baseline_busy_s` is the baseline's service time up to and
-    including each of its requests at `baseline_arrived_s`.
+    including each of its requests at `baseline_arrived_s`. `control` pairs the baseline
+    with its own second copy (the A/A control), where there is one.
     """
 
     request_id: Texts
@@ -62,6 +68,7 @@ class Pairs:
     baseline_busy_s: Floats
     kernels: dict[str, list[str]]
     devices: dict[str, list[str]]
+    control: "Pairs | None" = None
 
     def __len__(self) -> int:
         """Return the number of pairs."""
@@ -88,6 +95,7 @@ class Pairs:
             baseline_busy_s=self.baseline_busy_s[: len(times["baseline_arrived_s"])],
             kernels=self.kernels,
             devices=self.devices,
+            control=self.control.until(cutoff_s) if self.control else None,
         )
 
 
@@ -100,10 +108,19 @@ def pair_up(table: pa.Table, *, baseline: str, candidate: str) -> Pairs:
 
     An arm goes by its variant name or by the plain names ``baseline`` and
     ``candidate``. Warm-up rows count nowhere. Of several attempts the last counts.
+    Rows of an arm ``baseline_aa`` become the pairs of the control.
 
     Raises:
         ObservationError: No rows of an arm, or two rows for the same attempt.
     """
+    pairs = _joined(table, baseline=baseline, candidate=candidate)
+    if CONTROL_ARM not in pc.unique(table["arm"]).to_pylist():
+        return pairs
+    control = _joined(table, baseline=baseline, candidate=CONTROL_ARM)
+    return replace(pairs, control=control)
+
+
+def _joined(table: pa.Table, *, baseline: str, candidate: str) -> Pairs:
     rows_a = _rows_of(table, baseline, "baseline")
     rows_b = _rows_of(table, candidate, "candidate")
     void = _void(rows_a) | _void(rows_b)
@@ -216,7 +233,7 @@ def _only_in(rows: _Rows, other_ids: Texts, void: set[str], last_s: float) -> Fl
 
 
 def _side(rows: _Rows, at: Ints) -> Side:
-    measured = {name: rows.floats(name)[at] for name in _MEASURED}
+    measured = {name: rows.floats(name)[at] for name in MEASURED}
     return Side(failed=np.asarray(rows.texts("status")[at] != "ok", bool), **measured)
 
 

@@ -56,7 +56,8 @@ def _read_file(path: Path) -> pa.Table:
     except OSError as error:
         reason = error.strerror or str(error)
         raise ObservationError(f"{path}: can't be read ({reason})") from error
-    except (EOFError, pa.ArrowException) as error:
+    # pyarrow's own messages quote the file's bytes, which needn't be text
+    except (EOFError, UnicodeDecodeError, pa.ArrowException) as error:
         raise ObservationError(f"{path}: can't be read ({error})") from error
     raise ObservationError(
         f"{path}: unknown kind of file; write .parquet, .csv or .jsonl"
