@@ -56,8 +56,7 @@ def _read_file(path: Path) -> pa.Table:
     except OSError as error:
         reason = error.strerror or str(error)
         raise ObservationError(f"{path}: can't be read ({reason})") from error
-    # pyarrow's own messages quote the file's bytes, which needn't be text
-    except (EOFError, UnicodeDecodeError, pa.ArrowException) as error:
+    except (EOFError, pa.ArrowException) as error:
         raise ObservationError(f"{path}: can't be read ({error})") from error
     raise ObservationError(
         f"{path}: unknown kind of file; write .parquet, .csv or .jsonl"
@@ -65,15 +64,21 @@ def _read_file(path: Path) -> pa.Table:
 
 
 def _conform(table: pa.Table, path: Path) -> pa.Table:
-    missing = [name for name in REQUIRED if name not in table.column_names]
+    try:
+        names = table.column_names
+    except UnicodeDecodeError as error:
+        raise ObservationError(
+            f"{path}: its column names aren't UTF-8 text; write the file in UTF-8"
+        ) from error
+    missing = [name for name in REQUIRED if name not in names]
     if missing:
         raise ObservationError(
             f"{path}: lacks the required column{'s' if missing[1:] else ''} "
-            f"{', '.join(missing)}; it has {', '.join(table.column_names)}"
+            f"{', '.join(missing)}; it has {', '.join(names)}"
         )
     columns = []
     for field in SCHEMA:
-        if field.name not in table.column_names:
+        if field.name not in names:
             columns.append(pa.nulls(table.num_rows, field.type))
             continue
         try:

@@ -3,7 +3,7 @@ import json
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from canary.errors import ObservationError
@@ -130,6 +130,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
     content=st.binary(max_size=200) | st.text(max_size=200).map(str.encode),
     suffix=st.sampled_from(["csv", "jsonl", "parquet", "csv.gz"]),
 )
+@example(content=b"\x80\n", suffix="csv")
 def test_garbage_is_one_sentence(tmp_path_factory, content, suffix):
     """Whatever a file holds, it is read or refused, and never a traceback."""
     path = tmp_path_factory.mktemp("garbage") / f"rows.{suffix}"
