@@ -8,9 +8,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from itertools import chain, groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from canary.arms.base import Arm
 from canary.arms.server import process_peak_bytes
@@ -29,26 +32,27 @@ from canary.evidence.reading import read_observations
 from canary.judge import Ended, judge
 from canary.policy.load import fault_at, load_policies
 from canary.policy.model import LoadTarget, Policy, VariantSpec, variant_name
-from canary.record import SCHEMA, ended_of, machine, read_run, versions, write_run
+from canary.record import ended_of, new_record, read_run, write_run
 from canary.report import ReportData, render_html, render_markdown
-from canary.runner import (
-    INTERRUPTED,
-    Listener,
-    Runner,
-    arms_of,
-    busy_s,
-    warm_up,
-)
+from canary.runner import INTERRUPTED, Listener, Runner, arms_of
 from canary.traffic.formats import Trace, read_trace
 from canary.traffic.plan import make_plan, with_speed
 from canary.traffic.request import Plan
 from canary.traffic.validation import ValidationSet, read_validation
 from canary.variants.vocabulary import UnknownWordError, encode
+from canary.warmup import busy_s, warm_up
 
 _WARM_UP_REQUESTS = 12
 
-StartArms = Callable[[Mapping[str, VariantSpec]], dict[str, Arm]]
-"""Loads variants where they are to run: in this process, or in Ray actors."""
+
+class StartArms(Protocol):
+    """Loads variants where they are to run: in this process, or in Ray actors."""
+
+    def __call__(
+        self, specs: Mapping[str, VariantSpec], *, timeout_s: float
+    ) -> dict[str, Arm]:
+        """Return the running arms; a request may take each so long."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,17 +150,20 @@ def execute(
         ArmError: An arm can't be started or has died; what was recorded stays.
     """
     folder.refuse_if_used()
-    arms = place.start_arms(arms_of(prepared.policies))
+    arms = _start(prepared.policies, place)
     warm = warm_up(arms, prepared.plan, _WARM_UP_REQUESTS)
     plan = _at_speed(prepared, warm)
     folder.create()  # not earlier: whatever fails until here leaves nothing behind
     _keep_policies(folder, prepared.policies)
     with _writing(folder, place) as journal:
         journal.append(warm)
-        record = _record(
-            prepared,
+        facts = {name: arm.describe() for name, arm in arms.items()}
+        record = new_record(
             plan,
-            {name: arm.describe() for name, arm in arms.items()},
+            prepared.trace,
+            prepared.validation,
+            prepared.policies,
+            arms=facts,
             where=place.where,
             command=command,
             run=folder.root.resolve().name,
@@ -167,6 +174,8 @@ def execute(
             plan,
             arms,
             journal,
+            gpus=_gpus(arms),
+            run=record["run"],
             clock=place.clock,
             sleep=place.sleep,
             listener=listener,
@@ -202,15 +211,16 @@ def resume(
             "put them back as they were, or start a new run"
         )
     with _writing(folder, place) as journal:
-        earlier = from_table(read_segments(folder))
-        arms = place.start_arms(arms_of(policies))
+        arms = _start(policies, place)
         journal.append(warm_up(arms, plan, _WARM_UP_REQUESTS))
         runner = Runner(
             policies,
             plan,
             arms,
             journal,
-            earlier=earlier,
+            earlier=_by_request(read_segments(folder)),
+            gpus=_gpus(arms),
+            run=record["run"],
             clock=place.clock,
             sleep=place.sleep,
             listener=listener,
@@ -219,15 +229,31 @@ def resume(
     return conclude(folder, policies)
 
 
+def _start(policies: Sequence[Policy], place: Place) -> dict[str, Arm]:
+    return place.start_arms(arms_of(policies), timeout_s=policies[0].traffic.timeout_s)
+
+
+def _gpus(arms: Mapping[str, Arm]) -> int:
+    """Return how many GPUs the arms hold: they share one, or use none."""
+    return int(any("cuda" in arm.describe()["device"] for arm in arms.values()))
+
+
+def _by_request(table: pa.Table) -> Iterator[list[Observation]]:
+    """Yield what was recorded of each request, without what belongs to warm-ups."""
+    counting = table.filter(pc.invert(table["warm"]))
+    rows = chain.from_iterable(
+        from_table(pa.Table.from_batches([batch])) for batch in counting.to_batches()
+    )
+    for _, of_one in groupby(rows, key=lambda row: row.request_id):
+        yield list(of_one)
+
+
 @contextmanager
 def _writing(folder: RunFolder, place: Place) -> Iterator[Journal]:
     """Hold the folder's lease for as long as the journal is open."""
     lease = Lease(folder, wall_clock=place.wall_clock)
-    lease.take()
-    try:
+    with lease.held():
         yield Journal(folder, clock=place.clock, before_commit=lease.renew)
-    finally:
-        lease.release()
 
 
 def _finish(
@@ -312,56 +338,6 @@ def _at_speed(prepared: Prepared, warm: Sequence[Observation]) -> Plan:
         )
     span_s = plan.requests[-1].arrival_s - plan.requests[0].arrival_s
     return with_speed(plan, speed.baseline_load * span_s / needed_s)
-
-
-def _record(
-    prepared: Prepared,
-    plan: Plan,
-    facts: Mapping[str, Mapping[str, str]],
-    *,
-    where: str,
-    command: str,
-    run: str,
-) -> dict[str, Any]:
-    trace = prepared.trace
-    quality = sum(request.kind == "quality" for request in plan.requests)
-    return {
-        "schema": SCHEMA,
-        "run": run,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": command,
-        "seed": plan.seed,
-        "where": where,
-        "versions": versions(),
-        "machine": machine(),
-        "speed": plan.speed,
-        "plan": {
-            "sha256": plan.sha256,
-            "requests": len(plan.requests),
-            "latency_requests": len(plan.requests) - quality,
-            "quality_requests": quality,
-            "span_s": plan.requests[-1].arrival_s,
-            "notes": list(plan.notes),
-        },
-        "source": {
-            "path": str(trace.path),
-            "format": trace.format,
-            "sha256": trace.sha256,
-            "rows": len(trace.rows),
-            "bad_rows": trace.bad_row_count,
-        },
-        "validation": [
-            {
-                "path": str(one.path),
-                "sha256": one.sha256,
-                "items": len(one.items),
-                "groups": len({item.group or item.id for item in one.items}),
-            }
-            for one in prepared.validation
-        ],
-        "arms": {name: dict(described) for name, described in facts.items()},
-        "policies": {policy.name: policy.sha256 for policy in prepared.policies},
-    }
 
 
 def _end(end: Ended) -> dict[str, Any]:

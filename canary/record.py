@@ -3,7 +3,8 @@
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,76 @@ from canary import __version__
 from canary.errors import UsageError
 from canary.evidence.journal import RunFolder, write_atomically
 from canary.judge import Ended
+from canary.policy.model import Policy
 from canary.runner import INTERRUPTED
+from canary.traffic.formats import Trace
+from canary.traffic.request import Plan
+from canary.traffic.validation import ValidationSet
 
 SCHEMA = "canary.run/1"
+
+
+def new_record(
+    plan: Plan,
+    trace: Trace,
+    validation: Sequence[ValidationSet],
+    policies: Sequence[Policy],
+    *,
+    arms: Mapping[str, Mapping[str, str]],
+    where: str,
+    command: str,
+    run: str,
+) -> dict[str, Any]:
+    """Return the record of a run that begins: its inputs, its arms, this machine.
+
+    Args:
+        plan: What is sent.
+        trace: Where the traffic comes from.
+        validation: Where the questions come from.
+        policies: What is to be decided.
+        arms: What each arm says of itself, by name.
+        where: Where the arms run, in words.
+        command: The command line.
+        run: The run's name.
+    """
+    quality = sum(request.kind == "quality" for request in plan.requests)
+    return {
+        "schema": SCHEMA,
+        "run": run,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command,
+        "seed": plan.seed,
+        "where": where,
+        "versions": versions(),
+        "machine": machine(),
+        "speed": plan.speed,
+        "plan": {
+            "sha256": plan.sha256,
+            "requests": len(plan.requests),
+            "latency_requests": len(plan.requests) - quality,
+            "quality_requests": quality,
+            "span_s": plan.requests[-1].arrival_s,
+            "notes": list(plan.notes),
+        },
+        "source": {
+            "path": str(trace.path),
+            "format": trace.format,
+            "sha256": trace.sha256,
+            "rows": len(trace.rows),
+            "bad_rows": trace.bad_row_count,
+        },
+        "validation": [
+            {
+                "path": str(one.path),
+                "sha256": one.sha256,
+                "items": len(one.items),
+                "groups": len({item.group or item.id for item in one.items}),
+            }
+            for one in validation
+        ],
+        "arms": {name: dict(described) for name, described in arms.items()},
+        "policies": {policy.name: policy.sha256 for policy in policies},
+    }
 
 
 def write_run(folder: RunFolder, record: Mapping[str, Any]) -> None:

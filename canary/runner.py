@@ -7,91 +7,81 @@ request when it arrives, or when its own previous one ends.
 """
 
 import random
-import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
+from canary.answers import observation
 from canary.arms.base import Arm, ArmDiedError, Completion
 from canary.clock import Clock
-from canary.decision import Look
+from canary.decision import Decision, Look
 from canary.evidence.journal import Journal
-from canary.evidence.observation import Observation, Status, to_table
-from canary.evidence.pairs import pair_up
-from canary.judge import Ended, take_look
+from canary.evidence.observation import Observation, Status
+from canary.evidence.pairs import CONTROL_ARM
+from canary.evidence.store import PairStore
+from canary.judge import Ended, describe_look, take_look
 from canary.policy.model import Policy, VariantSpec, variant_name
 from canary.traffic.request import Plan, Request
-from canary.variants.scoring import score
+from canary.traffic.seeds import stable_uniform
+from canary.warmup import warm_up
 
 END_OF_TRAFFIC = "end of traffic"
 DECIDED = "every policy is decided"
 MAX_DURATION = "max_duration reached"
+BUDGET = "budget spent"
 INTERRUPTED = "interrupted"
 
 _DEATHS_ARE_EVIDENCE = 2
 _REVIVAL_REQUESTS = 3
+_HEARTBEAT_S = 1.0
 
 
 class Listener(Protocol):
-    """Is told what happens while it happens; a progress bar, or nothing."""
+    """Is told what happens while it happens: a live view, or nothing."""
 
-    def answered(self, done: int, planned: int) -> None:
-        """Say that `done` of `planned` requests have been answered by all arms."""
+    def answered(
+        self, *, done: int, planned: int, rows: Sequence[Observation], lag_s: float
+    ) -> None:
+        """Say that `done` of `planned` requests have been answered by all arms.
+
+        `rows` are those of the last one, which was sent `lag_s` later than planned.
+        """
         ...
 
-    def looked(self, policy: str, found: Look) -> None:
-        """Say what one policy's gates look like now."""
+    def looked(
+        self, policy: Policy, found: Look, describe: Callable[[], Decision]
+    ) -> None:
+        """Say what one policy's gates look like now; `describe` costs much more."""
+        ...
+
+    def revived(self, arm: str, why: str) -> None:
+        """Say that an arm died or hung and has been started anew."""
+        ...
+
+    def waiting(self) -> None:
+        """Say, every second, that nothing is due."""
+        ...
+
+    def ended(self, reason: str) -> None:
+        """Say that nothing more will be sent, and why."""
         ...
 
 
 def arms_of(policies: Iterable[Policy]) -> dict[str, VariantSpec]:
-    """Return the union of the policies' variants by arm name, the baseline first."""
+    """Return the union of the policies' variants by arm name, the baseline first.
+
+    The A/A control, if any policy wants one, is an arm of its own.
+    """
     specs: dict[str, VariantSpec] = {}
     for policy in policies:
         specs.setdefault(variant_name(policy.baseline), policy.baseline)
     for policy in policies:
         specs.setdefault(variant_name(policy.candidate), policy.candidate)
+        if policy.aa_control:
+            specs.setdefault(CONTROL_ARM, policy.baseline)
     return specs
-
-
-def warm_up(arms: Mapping[str, Arm], plan: Plan, count: int) -> list[Observation]:
-    """Let every arm answer `count` requests spread over the plan, the longest first,
-    and then all of them again: the first time pays for what only a first time needs.
-
-    The rows are marked `warm` and count nowhere; their times tell what a request costs.
-    """
-    step = max(1, len(plan.requests) // count)
-    sample = sorted(plan.requests[::step][:count], key=_prompt_size, reverse=True)
-    rows = []
-    for request in [*sample, *sample]:
-        for name, arm in arms.items():
-            completion = arm.serve(request)
-            rows.append(_observation(request, name, completion, warm=True))
-    return rows
-
-
-def busy_s(rows: Sequence[Observation], arm: str, plan: Plan) -> float | None:
-    """Return how long an arm would be busy with the whole plan, going by its warm-up.
-
-    Service time is taken to grow with the prompt, by the median of the second answers:
-    one that something else on the machine held up doesn't count. None without one.
-    """
-    mine = [row for row in rows if row.arm == arm]
-    costs = [
-        row.service_s / row.prompt_tokens
-        for row in mine[len(mine) // 2 :]
-        if row.status == Status.OK and row.service_s is not None
-    ]
-    if not costs:
-        return None
-    return statistics.median(costs) * sum(map(_prompt_size, plan.requests))
-
-
-def _prompt_size(request: Request) -> int:
-    if request.blocks is not None:
-        return request.blocks.length_tokens
-    return len((request.text or "").split())
 
 
 @dataclass(slots=True)
@@ -108,7 +98,25 @@ class _Watch:
 
     @property
     def arms(self) -> set[str]:
-        return {variant_name(self.policy.baseline), variant_name(self.policy.candidate)}
+        control = {CONTROL_ARM} if self.policy.aa_control else set()
+        return control | {self.baseline, self.candidate}
+
+    @property
+    def baseline(self) -> str:
+        return variant_name(self.policy.baseline)
+
+    @property
+    def candidate(self) -> str:
+        return variant_name(self.policy.candidate)
+
+    def overdue(self, elapsed_s: float, gpus: int) -> str | None:
+        """Return which limit on the run's time or cost is reached, if one is."""
+        if elapsed_s >= self.policy.decision.max_duration_s:
+            return MAX_DURATION
+        budget = self.policy.budget
+        if budget is not None and elapsed_s * gpus >= budget.gpu_hours * 3600:
+            return BUDGET
+        return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,10 +139,13 @@ class Runner:
     Args:
         policies: Compared on the same traffic; each gets its own verdict.
         plan: What is sent, and when.
-        arms: The running variants by arm name, at least those of the policies. An arm
-            whose policies are all decided is closed.
+        arms: The running variants by arm name, those of `arms_of`. An arm whose
+            policies are all decided is closed.
         journal: Where observations go.
-        earlier: What this run has recorded before, if it goes on after a pause.
+        earlier: What this run has recorded before, request by request, if it goes on
+            after a pause.
+        gpus: How many GPUs the arms hold, which budgets are counted in.
+        run: The run's name, for the decisions that the listener may ask for.
         clock: Monotonic seconds.
         sleep: Waits for so many seconds.
         listener: Is told what happens.
@@ -147,7 +158,9 @@ class Runner:
         arms: Mapping[str, Arm],
         journal: Journal,
         *,
-        earlier: Sequence[Observation] = (),
+        earlier: Iterable[Sequence[Observation]] = (),
+        gpus: int = 0,
+        run: str = "",
         clock: Clock,
         sleep: Callable[[float], None],
         listener: Listener,
@@ -156,12 +169,16 @@ class Runner:
         self._plan = plan
         self._arms = dict(arms)
         self._journal = journal
+        self._gpus = gpus
+        self._run = run
         self._clock = clock
         self._sleep = sleep
         self._listener = listener
-        self._rows: list[Observation] = []
+        self._control_share = max(policy.aa_control for policy in policies)
+        self._store = PairStore()
         self._free_s = dict.fromkeys(arms, 0.0)
-        self._recall(earlier)
+        for rows in earlier:
+            self._recall(rows)
         self._group_items: Counter[tuple[str | None, str | None]] = Counter(
             (request.task, request.group) for request in plan.requests if request.group
         )
@@ -179,55 +196,68 @@ class Runner:
             pass
         finally:
             self._journal.commit()
+            self._listener.ended(reason)
         return Played(
             reason=reason,
             ends={
                 watch.policy.name: watch.ended for watch in self._watches if watch.ended
             },
-            elapsed_s=self._rows[-1].arrived_s if self._rows else 0.0,
-            peak_bytes=_peaks(self._rows),
+            elapsed_s=self._store.last_arrived_s,
+            peak_bytes=self._store.peak_bytes(),
         )
 
     def _play(self) -> str:
         planned = len(self._plan.requests)
         # What was recorded before a pause isn't sent again: the schedule shifts.
-        first = len({row.request_id for row in self._rows})
+        first = len(self._store)
         left = self._plan.requests[first:]
         zero_s = self._clock() - (left[0].arrival_s if first and left else 0.0)
         if first:
-            self._look_before(self._rows[-1].arrived_s)
+            self._look_before(self._store.last_arrived_s)
         for index, request in enumerate(left, first):
             self._look_before(request.arrival_s)
-            self._end_late(self._journal.elapsed_s, request.arrival_s)
-            if all(watch.ended for watch in self._watches):
-                late = any(
-                    watch.ended and watch.ended.reason == MAX_DURATION
-                    for watch in self._watches
-                )
-                return MAX_DURATION if late else DECIDED
-            wait_s = zero_s + request.arrival_s - self._clock()
-            if wait_s > 0:
-                self._sleep(wait_s)
+            if not self._wait(zero_s + request.arrival_s, request.arrival_s):
+                return self._why_all_ended()
+            lag_s = self._clock() - zero_s - request.arrival_s
             rows = self._answer(request, self._plan.arm_orders[index])
-            self._rows.extend(rows)
+            self._store.append(rows)
             self._journal.append(rows)
-            self._listener.answered(index + 1, planned)
+            self._listener.answered(
+                done=index + 1, planned=planned, rows=rows, lag_s=lag_s
+            )
         return END_OF_TRAFFIC
 
-    def _recall(self, earlier: Sequence[Observation]) -> None:
-        """Take up what was recorded: rows, and when each arm's queue is free again.
+    def _wait(self, due_s: float, arrival_s: float) -> bool:
+        """Wait until a request is due; return False once nobody waits for it."""
+        while True:
+            self._end_late(arrival_s)
+            if all(watch.ended for watch in self._watches):
+                return False
+            left_s = due_s - self._clock()
+            if left_s <= 0:
+                return True
+            self._listener.waiting()
+            self._journal.commit_if_due()
+            self._sleep(min(left_s, _HEARTBEAT_S))
 
-        The queue is worked out anew from the service times, by the very steps of a run
-        without a pause, so that what follows is the same to the last bit.
+    def _why_all_ended(self) -> str:
+        reasons = {watch.ended.reason for watch in self._watches if watch.ended}
+        return next((why for why in (BUDGET, MAX_DURATION) if why in reasons), DECIDED)
+
+    def _recall(self, rows: Sequence[Observation]) -> None:
+        """Take up what was recorded of one request.
+
+        The queues are worked out anew from the service times, by the very steps of a
+        run without a pause, so that what follows is the same to the last bit.
         """
-        for row in earlier:
-            if not row.warm and row.service_s is not None:
-                start_s = max(row.arrived_s, self._free_s.get(row.arm, 0.0))
+        for row in rows:
+            if row.service_s is not None and row.arm in self._free_s:
+                start_s = max(row.arrived_s, self._free_s[row.arm])
                 self._free_s[row.arm] = start_s + row.service_s
-        self._rows = [row for row in earlier if not row.warm]
+        self._store.append(rows)
 
     def _answer(self, request: Request, order_seed: int) -> list[Observation]:
-        names = list(self._arms)
+        names = [name for name in self._arms if self._takes_part(name, request)]
         random.Random(order_seed).shuffle(names)  # noqa: S311 - repeatable, not secret
         completions, attempt = self._serve(request, names)
         rows = []
@@ -235,12 +265,15 @@ class Runner:
             completion = completions[name]
             start_s = max(request.arrival_s, self._free_s[name])
             self._free_s[name] = start_s + completion.service_s
+            # The control answers a share only: its own queue would be shorter than
+            # the baseline's, so nothing that counts from the arrival is said of it.
+            queue_s = None if name == CONTROL_ARM else start_s - request.arrival_s
             rows.append(
-                _observation(
+                observation(
                     request,
                     name,
                     completion,
-                    queue_s=start_s - request.arrival_s,
+                    queue_s=queue_s,
                     order=order,
                     attempt=attempt,
                     group_items=self._group_items[request.task, request.group] or None,
@@ -248,11 +281,18 @@ class Runner:
             )
         return rows
 
+    def _takes_part(self, name: str, request: Request) -> bool:
+        if name != CONTROL_ARM:
+            return True
+        drawn = stable_uniform("control", self._plan.seed, request.request_id)
+        return drawn < self._control_share
+
     def _serve(
         self, request: Request, names: Sequence[str]
     ) -> tuple[dict[str, Completion], int]:
         """Let all arms answer. When one dies, all are asked once more; if the same one
-        dies again of the same request, that is its answer: crashes are evidence."""
+        dies again of the same request, that is its answer: crashes are evidence. So is
+        an arm that hangs, at once: its time is over."""
         deaths: Counter[str] = Counter()
         attempt = 0
         while True:
@@ -263,39 +303,49 @@ class Runner:
                     completions[name] = self._arms[name].serve(request)
                 except ArmDiedError as death:
                     deaths[name] += 1
-                    self._revive(name)
-                    if deaths[name] < _DEATHS_ARE_EVIDENCE:
+                    self._revive(name, str(death))
+                    hung = death.completion.status is Status.TIMEOUT
+                    if deaths[name] < _DEATHS_ARE_EVIDENCE and not hung:
                         break
                     completions[name] = death.completion
             else:
                 return completions, attempt
 
-    def _revive(self, name: str) -> None:
+    def _revive(self, name: str, why: str) -> None:
         arm = self._arms[name]
         arm.restart()
+        self._listener.revived(name, why)
         self._journal.append(warm_up({name: arm}, self._plan, _REVIVAL_REQUESTS))
 
     def _look_before(self, arrival_s: float) -> None:
         """Take every look that is due before the next request counts."""
-        table = None
         for watch in self._watches:
+            pairs = None
             while watch.ended is None and watch.next_look_s <= arrival_s:
-                table = table or to_table(self._rows)
-                baseline = variant_name(watch.policy.baseline)
-                candidate = variant_name(watch.policy.candidate)
-                pairs = pair_up(table, baseline=baseline, candidate=candidate)
-                found = take_look(watch.policy, pairs, cutoff_s=watch.next_look_s).look
+                pairs = pairs or self._store.pairs(
+                    baseline=watch.baseline, candidate=watch.candidate
+                )
+                weighed = take_look(watch.policy, pairs, cutoff_s=watch.next_look_s)
+                found = weighed.look
                 watch.looks.append(found)
-                self._listener.looked(watch.policy.name, found)
+                describe = partial(
+                    describe_look,
+                    watch.policy,
+                    weighed,
+                    tuple(watch.looks),
+                    run=self._run,
+                )
+                self._listener.looked(watch.policy, found, describe)
                 if found.verdict.final:
                     watch.ended = Ended(reason=DECIDED, cutoff_s=found.elapsed_s)
                     self._release()
 
-    def _end_late(self, elapsed_s: float, arrival_s: float) -> None:
+    def _end_late(self, arrival_s: float) -> None:
+        elapsed_s = self._journal.elapsed_s
         for watch in self._watches:
-            late = elapsed_s >= watch.policy.decision.max_duration_s
-            if late and watch.ended is None:
-                watch.ended = Ended(reason=MAX_DURATION, cutoff_s=arrival_s)
+            reason = watch.overdue(elapsed_s, self._gpus)
+            if reason is not None and watch.ended is None:
+                watch.ended = Ended(reason=reason, cutoff_s=arrival_s)
                 self._release()
 
     def _release(self) -> None:
@@ -306,63 +356,3 @@ class Runner:
                 needed |= watch.arms
         for name in set(self._arms) - needed:
             self._arms.pop(name).close()
-
-
-def _peaks(rows: Sequence[Observation]) -> dict[str, int]:
-    peaks: dict[str, int] = {}
-    for row in rows:
-        if row.peak_memory_bytes is not None:
-            peaks[row.arm] = max(row.peak_memory_bytes, peaks.get(row.arm, 0))
-    return peaks
-
-
-def _observation(
-    request: Request,
-    arm: str,
-    completion: Completion,
-    *,
-    queue_s: float | None = None,
-    order: int | None = None,
-    attempt: int = 1,
-    group_items: int | None = None,
-    warm: bool = False,
-) -> Observation:
-    made = completion.generation
-    answered = made is not None and queue_s is not None
-    wait_s = queue_s or 0.0
-    tpot_s = None
-    if made is not None and made.output_tokens >= 2:
-        tpot_s = (made.end_s - made.first_token_s) / (made.output_tokens - 1)
-    scored = made is not None and made.answer is not None and request.kind == "quality"
-    return Observation(
-        request_id=request.request_id,
-        arm=arm,
-        arrived_s=request.arrival_s,
-        status=completion.status,
-        prompt_tokens=made.prompt_tokens if made else _prompt_size(request),
-        kind=request.kind,
-        session_id=request.session_id,
-        group=request.group,
-        group_items=group_items,
-        task=request.task,
-        score=score(made.answer or "", request.target, request.scorer)
-        if made and scored
-        else None,
-        ttft_s=wait_s + made.first_token_s if made and answered else None,
-        ttft_send_s=made.first_token_s if made else None,
-        tpot_s=tpot_s,
-        queue_s=queue_s,
-        service_s=completion.service_s,
-        latency_s=wait_s + completion.service_s if answered else None,
-        output_tokens=made.output_tokens if made else None,
-        peak_memory_bytes=completion.peak_memory_bytes,
-        density=made.density if made else None,
-        kernel="+".join(made.kernels) if made else None,
-        device=completion.device,
-        attempt=attempt,
-        warm=warm,
-        weight=request.weight,
-        order=order,
-        answer=made.answer if made else None,
-        error=completion.error,
-    )

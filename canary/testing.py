@@ -9,8 +9,9 @@ Nothing else needs one: plans, journals and judges are plain values and files.
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from canary.decision import Look
+from canary.decision import Decision, Look
 from canary.evidence.observation import Observation, Status
+from canary.policy.model import Policy
 from canary.traffic.request import Request
 from canary.variants.base import Generation
 
@@ -85,15 +86,37 @@ class Quiet:
     def __init__(self) -> None:
         self.done = 0
         self.looks: list[tuple[str, Look]] = []
+        self.revivals: list[tuple[str, str]] = []
+        self.lags_s: list[float] = []
+        self.heartbeats = 0
+        self.reason: str | None = None
 
-    def answered(self, done: int, planned: int) -> None:
-        """Keep the number of requests answered."""
-        del planned
+    def answered(
+        self, *, done: int, planned: int, rows: Sequence[Observation], lag_s: float
+    ) -> None:
+        """Keep the number of requests answered, and how late the last one was."""
+        del planned, rows
         self.done = done
+        self.lags_s.append(lag_s)
 
-    def looked(self, policy: str, found: Look) -> None:
+    def looked(
+        self, policy: Policy, found: Look, describe: Callable[[], Decision]
+    ) -> None:
         """Keep the look."""
-        self.looks.append((policy, found))
+        del describe
+        self.looks.append((policy.name, found))
+
+    def revived(self, arm: str, why: str) -> None:
+        """Keep which arm came back and why."""
+        self.revivals.append((arm, why))
+
+    def waiting(self) -> None:
+        """Count the heartbeats."""
+        self.heartbeats += 1
+
+    def ended(self, reason: str) -> None:
+        """Keep the reason."""
+        self.reason = reason
 
 
 def observe(

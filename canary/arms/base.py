@@ -28,8 +28,8 @@ class Completion:
 
 
 class ArmDiedError(ArmError):
-    """An arm's process is gone. `completion` is the failure that this makes of the
-    request that it was answering, should that be the arm's own doing."""
+    """An arm's process is gone, or hangs. `completion` is the failure that this makes
+    of the request that it was answering, should that be the arm's own doing."""
 
     def __init__(self, message: str, completion: Completion) -> None:
         super().__init__(message)
@@ -45,7 +45,8 @@ class Arm(Protocol):
         """Answer `request`; what the variant raises comes back as status error.
 
         Raises:
-            ArmDiedError: The process that answers is gone; `restart` brings it back.
+            ArmDiedError: The process that answers is gone, or hasn't answered in time
+                (the completion's status is then timeout); `restart` brings it back.
         """
         ...
 

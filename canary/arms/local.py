@@ -1,5 +1,6 @@
 """Arms in this process, for a laptop and for tests."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -16,12 +17,24 @@ Build = Callable[[VariantSpec], Variant]
 
 
 class LocalArm:
-    """One variant in this process, which lives and dies with it."""
+    """One variant in this process, which lives and dies with it.
 
-    def __init__(self, name: str, load: Callable[[], Variant], *, clock: Clock) -> None:
+    A request that takes too long has failed, but can't be stopped: only an arm with a
+    process of its own can be.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        load: Callable[[], Variant],
+        *,
+        clock: Clock,
+        timeout_s: float = math.inf,
+    ) -> None:
         self.name = name
         self._load = load
         self._clock = clock
+        self._timeout_s = timeout_s
         self.restart()
 
     def serve(self, request: Request) -> Completion:
@@ -34,7 +47,12 @@ class LocalArm:
 
     def restart(self) -> None:
         """Load the variant, anew if it was loaded before."""
-        self._server = ArmServer(self._load(), clock=self._clock, own_process=False)
+        self._server = ArmServer(
+            self._load(),
+            clock=self._clock,
+            own_process=False,
+            timeout_s=self._timeout_s,
+        )
 
     def close(self) -> None:
         """Leave the memory to the garbage collector."""
@@ -45,9 +63,10 @@ def start_local_arms(
     *,
     build: Build,
     clock: Clock = time.perf_counter,
+    timeout_s: float = math.inf,
 ) -> dict[str, Arm]:
     """Load each variant in this process, under its arm name."""
     return {
-        name: LocalArm(name, partial(build, spec), clock=clock)
+        name: LocalArm(name, partial(build, spec), clock=clock, timeout_s=timeout_s)
         for name, spec in specs.items()
     }

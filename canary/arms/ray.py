@@ -5,6 +5,7 @@ milliseconds are in no result. Ray's retries are off: they would answer twice.
 """
 
 import logging
+import math
 import os
 import socket
 import time
@@ -18,7 +19,7 @@ from ray.exceptions import GetTimeoutError, RayError
 
 from canary.arms.base import Arm, ArmDiedError, Completion
 from canary.arms.local import Build
-from canary.arms.server import ArmServer
+from canary.arms.server import ArmServer, late
 from canary.errors import ArmError
 from canary.evidence.observation import Status
 from canary.policy.model import VariantSpec
@@ -26,13 +27,21 @@ from canary.traffic.request import Request
 
 _KNOCK_TIMEOUT_S = 5.0
 _START_TIMEOUT_S = 120.0
+# An arm finds out itself that an answer was late; only one that hangs is waited for
+# longer than its time.
+_HANG_S = 5.0
 
 
 class _ArmActor:
     """Runs in the actor's process."""
 
-    def __init__(self, spec: VariantSpec, build: Build) -> None:
-        self._server = ArmServer(build(spec), clock=time.perf_counter, own_process=True)
+    def __init__(self, spec: VariantSpec, build: Build, timeout_s: float) -> None:
+        self._server = ArmServer(
+            build(spec),
+            clock=time.perf_counter,
+            own_process=True,
+            timeout_s=timeout_s,
+        )
 
     def serve(self, request: Request) -> Completion:
         return self._server.serve(request)
@@ -44,32 +53,39 @@ class _ArmActor:
 class RayArm:
     """One variant in a Ray actor."""
 
-    def __init__(self, name: str, start: Callable[[], Any]) -> None:
+    def __init__(
+        self, name: str, start: Callable[[], Any], *, timeout_s: float
+    ) -> None:
         self.name = name
         self._start = start
+        self._timeout_s = timeout_s
         self._actor = start()
 
     def serve(self, request: Request) -> Completion:
         """Answer one request in the actor.
 
         Raises:
-            ArmDiedError: The actor's process died.
+            ArmDiedError: The actor's process died, or hangs.
         """
         began_s = time.perf_counter()
         try:
-            completion: Completion = ray.get(self._actor.serve.remote(request))
+            answer = self._actor.serve.remote(request)
+            completion: Completion = ray.get(answer, timeout=self._timeout_s + _HANG_S)
+        except GetTimeoutError as error:
+            took_s = time.perf_counter() - began_s
+            said = late(took_s, self._timeout_s)
+            raise self._died(Status.TIMEOUT, took_s, said) from error
         except RayError as error:
+            took_s = time.perf_counter() - began_s
             said = f"the arm's process died: {_first_line(error)}"
-            raise ArmDiedError(
-                f"{self.name}: {said}",
-                Completion(
-                    status=Status.ERROR,
-                    service_s=time.perf_counter() - began_s,
-                    device="unknown",
-                    error=said,
-                ),
-            ) from error
+            raise self._died(Status.ERROR, took_s, said) from error
         return completion
+
+    def _died(self, status: Status, took_s: float, said: str) -> ArmDiedError:
+        completion = Completion(
+            status=status, service_s=took_s, device="unknown", error=said
+        )
+        return ArmDiedError(f"{self.name}: {said}", completion)
 
     def describe(self) -> dict[str, str]:
         """Return what the variant says of itself, in its own process.
@@ -146,7 +162,9 @@ def _reach(address: str | None) -> None:
         socket.create_connection((host, int(port)), timeout=_KNOCK_TIMEOUT_S).close()
 
 
-def start_ray_arms(specs: Mapping[str, VariantSpec], *, build: Build) -> dict[str, Arm]:
+def start_ray_arms(
+    specs: Mapping[str, VariantSpec], *, build: Build, timeout_s: float = math.inf
+) -> dict[str, Arm]:
     """Start one actor for each variant; Ray must be there (`ray_cluster`).
 
     The arms take turns, so each may use all cores, where Ray would hold an actor to
@@ -167,7 +185,11 @@ def start_ray_arms(specs: Mapping[str, VariantSpec], *, build: Build) -> dict[st
     )
     # All of them first, so that they load side by side.
     arms = {
-        name: RayArm(name, partial(actor_class.remote, spec, build))
+        name: RayArm(
+            name,
+            partial(actor_class.remote, spec, build, timeout_s),
+            timeout_s=timeout_s,
+        )
         for name, spec in specs.items()
     }
     for arm in arms.values():

@@ -17,12 +17,16 @@ class ArmServer:
         variant: What answers.
         clock: Monotonic seconds, the clock that the variant measures with.
         own_process: Whether the process's memory is this arm's alone.
+        timeout_s: How long a request may take before it has failed.
     """
 
-    def __init__(self, variant: Variant, *, clock: Clock, own_process: bool) -> None:
+    def __init__(
+        self, variant: Variant, *, clock: Clock, own_process: bool, timeout_s: float
+    ) -> None:
         self._variant = variant
         self._clock = clock
         self._own_process = own_process
+        self._timeout_s = timeout_s
         self._facts = variant.describe()
 
     def serve(self, request: Request) -> Completion:
@@ -36,6 +40,14 @@ class ArmServer:
                 service_s=self._clock() - started_s,
                 device=self._facts["device"],
                 error=f"{type(error).__name__}: {error}",
+                peak_memory_bytes=self._peak_memory_bytes(),
+            )
+        if generation.end_s > self._timeout_s:
+            return Completion(
+                status=Status.TIMEOUT,
+                service_s=generation.end_s,
+                device=self._facts["device"],
+                error=late(generation.end_s, self._timeout_s),
                 peak_memory_bytes=self._peak_memory_bytes(),
             )
         return Completion(
@@ -52,6 +64,11 @@ class ArmServer:
 
     def _peak_memory_bytes(self) -> int | None:
         return process_peak_bytes() if self._own_process else None
+
+
+def late(took_s: float, timeout_s: float) -> str:
+    """Return what is recorded of a request that took too long."""
+    return f"timeout: took {took_s:.3g} s, over {timeout_s:g} s"
 
 
 def process_peak_bytes() -> int:

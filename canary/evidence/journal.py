@@ -157,6 +157,10 @@ class Journal:
     def append(self, observations: Sequence[Observation]) -> None:
         """Take the observations of one request, of all arms alike; commit when due."""
         self._pending.extend(observations)
+        self.commit_if_due()
+
+    def commit_if_due(self) -> None:
+        """Commit what has waited for long enough."""
         if self._clock() - self._committed_s >= self._every_s:
             self.commit()
 

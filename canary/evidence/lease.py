@@ -1,6 +1,7 @@
 """One runner at a time: who may write into a run folder, and until when.
 
-The lease names its owner and when it expires; the owner renews it with every commit.
+The lease names its owner and when it expires; the owner renews it with every commit,
+and a thread of its process does while a request, or a start, takes long.
 A runner that finds a living lease is refused, one that finds an expired one, or one of
 a process on this machine that is gone, takes it over. An owner that was taken over
 while it slept finds out at its next commit, before it writes anything.
@@ -10,9 +11,10 @@ import fcntl
 import json
 import os
 import socket
+import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +76,30 @@ class Lease:
             found = self._read()
             if found is not None and found["token"] == self._token:
                 self._path.unlink()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Take the lease and keep it, however long what happens within takes.
+
+        Raises:
+            UsageError: Somebody else is the owner.
+        """
+        self.take()
+        done = threading.Event()
+        keeper = threading.Thread(target=self._keep, args=(done,), daemon=True)
+        keeper.start()
+        try:
+            yield
+        finally:
+            done.set()
+            keeper.join()
+            self.release()
+
+    def _keep(self, done: threading.Event) -> None:
+        while not done.wait(LEASE_S / 3):
+            # Whoever was taken over, or can't write, hears of it at the next commit.
+            with suppress(UsageError):
+                self.renew()
 
     def _lives(self, found: dict[str, Any]) -> bool:
         if found["host"] == socket.gethostname() and not _is_running(found["pid"]):

@@ -54,8 +54,8 @@ def make_plan(
     requests = [_latency_request(trace, row, zero_s, seed) for row in kept]
     span_s = requests[-1].arrival_s
     requests += _quality_requests(items, span_s, seed)
-    # Stable: at equal times traffic comes before items, each in its own order.
-    requests.sort(key=lambda request: request.arrival_s)
+    # The canonical order of evidence, so that what is sent is in it.
+    requests.sort(key=lambda request: (request.arrival_s, request.request_id))
     _refuse_twins(requests)
     if items:
         counts = Counter(item.task for item in items)

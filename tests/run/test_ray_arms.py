@@ -1,6 +1,7 @@
 """Arms in real Ray actors on this machine."""
 
 import os
+import time
 
 import pytest
 
@@ -24,9 +25,15 @@ def build(spec):
     """A variant that takes its process with it when it is asked for q1."""
     if spec.attention == "broken":
         raise ValueError("the weights are missing")
-    return ScriptedVariant(
-        service_s=lambda request: os._exit(1) if request.request_id == "q1" else 0.1
-    )
+
+    def service_s(request):
+        if request.request_id == "q1":
+            os._exit(1)
+        if request.request_id == "hangs":
+            time.sleep(3600)
+        return 0.1
+
+    return ScriptedVariant(service_s=service_s)
 
 
 def ask(request_id):
@@ -55,6 +62,23 @@ def test_a_dead_actor_is_known_and_comes_back():
     assert before.peak_memory_bytes > 0
     assert caught.value.completion.status == "error"
     assert "process died" in caught.value.completion.error
+
+
+def test_a_hanging_actor_is_given_up_and_comes_back(monkeypatch):
+    """Nobody waits for ever: the request is a timeout, and a restart serves again."""
+    monkeypatch.setattr("canary.arms.ray._HANG_S", 0.5)
+    specs = {"a": VariantSpec(model="reference")}
+    arm = start_ray_arms(specs, build=build, timeout_s=0.5)["a"]
+
+    with pytest.raises(ArmDiedError) as caught:
+        arm.serve(ask("hangs"))
+    arm.restart()
+    after = arm.serve(ask("q2"))
+    arm.close()
+
+    assert caught.value.completion.status == "timeout"
+    assert "over 0.5 s" in caught.value.completion.error
+    assert after.status == "ok"
 
 
 def test_a_variant_that_cannot_be_loaded_is_one_sentence():

@@ -9,28 +9,30 @@ from canary.arms.base import ArmDiedError, Completion
 from canary.arms.local import LocalArm
 from canary.errors import ArmError
 from canary.evidence.journal import Journal, RunFolder, read_segments
-from canary.evidence.observation import Status
+from canary.evidence.observation import Status, from_table
+from canary.evidence.pairs import CONTROL_ARM
 from canary.judge import judge
 from canary.policy.model import Policy
 from canary.runner import (
+    BUDGET,
     DECIDED,
     END_OF_TRAFFIC,
     INTERRUPTED,
     MAX_DURATION,
     Runner,
     arms_of,
-    busy_s,
-    warm_up,
 )
 from canary.testing import FakeClock, Quiet, ScriptedVariant
 from canary.traffic.request import Plan, Request, TokenBlocks
+from canary.warmup import busy_s, warm_up
 
 DENSE, WINDOW = "reference/dense", "reference/sliding_window(window=256)"
 
 
-def policy_of(name="one", *, window=256, gates=None, **decision):
+def policy_of(name="one", *, window=256, gates=None, extra=None, **decision):
     return Policy.model_validate(
         {
+            **(extra or {}),
             "version": 1,
             "name": name,
             "baseline": {"model": "reference"},
@@ -81,7 +83,9 @@ def plan_of(count, *, every_s=1.0, kind="quality", group_size=1):
 class Stage:
     """A run on scripted arms, and what is left of it."""
 
-    def __init__(self, tmp_path, policies, plan, **variants):
+    def __init__(
+        self, tmp_path, policies, plan, *, timeout_s=600.0, gpus=0, **variants
+    ):
         self.clock = FakeClock()
         self.folder = RunFolder(tmp_path / "run")
         self.folder.create()
@@ -94,7 +98,12 @@ class Stage:
             ).items()
         }
         self.arms = {
-            name: LocalArm(name, partial(self.variants.get, name), clock=self.clock)
+            name: LocalArm(
+                name,
+                partial(self.variants.get, name),
+                clock=self.clock,
+                timeout_s=timeout_s,
+            )
             for name, variant in self.variants.items()
         }
         self.runner = Runner(
@@ -102,6 +111,7 @@ class Stage:
             plan,
             self.arms,
             Journal(self.folder, clock=self.clock),
+            gpus=gpus,
             clock=self.clock,
             sleep=self.clock.sleep,
             listener=self.listener,
@@ -264,6 +274,73 @@ def test_max_duration_is_wall_time(tmp_path):
     assert len(stage.rows(DENSE)) == 6
 
 
+def test_a_deadline_does_not_wait_for_the_next_request(tmp_path):
+    """In a long gap of the traffic the run ends when its time is over, not after."""
+    policy = policy_of(max_duration="30s")
+    stage = Stage(tmp_path, [policy], plan_of(3, every_s=3000.0))
+
+    played = stage.runner.run()
+
+    assert played.reason == stage.listener.reason == MAX_DURATION
+    assert stage.clock.now_s == pytest.approx(30.0)
+    assert 29 <= stage.listener.heartbeats <= 31
+
+
+def test_a_budget_ends_the_run_in_order(tmp_path):
+    """Wall time times GPUs is what is spent; without a GPU nothing is."""
+    spending = {"extra": {"budget": {"gpu_hours": 0.01}}}  # 36 s on one GPU
+    played = {}
+    for gpus in (0, 1, 2):
+        stage = Stage(
+            tmp_path / str(gpus), [policy_of(**spending)], plan_of(50), gpus=gpus
+        )
+        played[gpus] = stage.runner.run(), stage.clock.now_s
+
+    assert played[0][0].reason == END_OF_TRAFFIC
+    assert played[1][0].reason == played[2][0].reason == BUDGET
+    assert played[1][1] == pytest.approx(36.0)
+    assert played[2][1] == pytest.approx(18.0)
+    assert played[1][0].ends["one"].reason == BUDGET
+
+
+def test_a_late_answer_has_failed(tmp_path):
+    """What takes longer than its time is a timeout, with the time that it took."""
+    stage = Stage(
+        tmp_path,
+        [policy_of()],
+        plan_of(5),
+        timeout_s=2.0,
+        window=ScriptedVariant(
+            service_s=lambda request: 3.0 if request.request_id == "q2" else 0.1
+        ),
+    )
+
+    stage.runner.run()
+
+    late = stage.rows(WINDOW)[2]
+    assert late["status"] == "timeout"
+    assert late["error"] == "timeout: took 3 s, over 2 s"
+    assert late["service_s"] == pytest.approx(3.0)
+    assert late["latency_s"] is late["score"] is None
+
+
+def test_the_control_answers_its_share(tmp_path):
+    """A second copy of the baseline answers the share asked for, the same each time,
+    and says nothing of queues, for its own is shorter than the baseline's."""
+    policy = policy_of(extra={"aa_control": "25%"})
+    asked = []
+    for again in ("a", "b"):
+        stage = Stage(tmp_path / again, [policy], plan_of(200))
+        stage.runner.run()
+        asked.append([row["request_id"] for row in stage.rows(CONTROL_ARM)])
+
+    rows = stage.rows(CONTROL_ARM)
+    assert asked[0] == asked[1]
+    assert 0.15 < len(rows) / len(stage.rows(DENSE)) < 0.35
+    assert {None} == {row["latency_s"] for row in rows}
+    assert {0.1} == {row["service_s"] for row in rows}
+
+
 def test_ctrl_c_keeps_what_was_answered(tmp_path):
     """An interrupt drops the request in flight for all arms and ends in order."""
 
@@ -303,16 +380,14 @@ def test_a_dead_arm_keeps_what_was_answered(tmp_path):
     assert len(stage.rows(DENSE)) == len(stage.rows(WINDOW)) == 5
 
 
-def kill(stage, arm, times):
-    """Let an arm's process die of request q5, so many times."""
+def kill(stage, arm, times, status=Status.ERROR):
+    """Let an arm's process die, or hang, of request q5, so many times."""
     answer = stage.arms[arm].serve
     deaths = iter(range(times))
 
     def serve(request):
         if request.request_id == "q5" and next(deaths, None) is not None:
-            died = Completion(
-                status=Status.ERROR, service_s=0.3, device="none", error="died"
-            )
+            died = Completion(status=status, service_s=0.3, device="none", error="died")
             raise ArmDiedError(f"{arm}: died", died)
         return answer(request)
 
@@ -331,6 +406,7 @@ def test_a_process_that_dies_once_costs_nothing_but_the_attempt(tmp_path):
         assert ["ok"] * 10 == [row["status"] for row in rows]
         assert [1] * 5 + [2] + [1] * 4 == [row["attempt"] for row in rows]
     assert [True] * 6 == [row["warm"] for row in stage.rows(WINDOW) if row["warm"]]
+    assert stage.listener.revivals == [(WINDOW, f"{WINDOW}: died")]
 
 
 def test_dying_twice_of_the_same_request_is_the_arms_error(tmp_path):
@@ -346,6 +422,70 @@ def test_dying_twice_of_the_same_request_is_the_arms_error(tmp_path):
     ]
     dense = [row for row in stage.rows(DENSE) if not row["warm"]]
     assert ["ok"] * 10 == [row["status"] for row in dense]
+
+
+def test_an_arm_that_hangs_is_not_asked_again(tmp_path):
+    """It had its time: the request is a timeout, and the arm is started anew."""
+    stage = Stage(tmp_path, [policy_of()], plan_of(10))
+    kill(stage, WINDOW, times=1, status=Status.TIMEOUT)
+
+    stage.runner.run()
+
+    rows = [row for row in stage.rows(WINDOW) if not row["warm"]]
+    assert ["ok"] * 5 + ["timeout"] + ["ok"] * 4 == [row["status"] for row in rows]
+    assert {1} == {row["attempt"] for row in rows}
+    assert [arm for arm, _ in stage.listener.revivals] == [WINDOW]
+
+
+def test_a_kernel_that_dies_of_long_prompts_is_rolled_back(tmp_path):
+    """Deaths in every other request, warm-ups included, wedge nothing."""
+    gates = [{"metric": "errors", "margin": "5%"}]
+    plan = plan_of(400, kind="latency")
+    stage = Stage(tmp_path, [policy_of(gates=gates)], plan)
+    answer = stage.arms[WINDOW].serve
+
+    def serve(request):
+        if request.blocks.length_tokens % 2:
+            died = Completion(
+                status=Status.ERROR, service_s=0.1, device="none", error="died"
+            )
+            raise ArmDiedError(f"{WINDOW}: died", died)
+        return answer(request)
+
+    stage.arms[WINDOW].serve = serve
+
+    played = stage.runner.run()
+
+    assert played.reason == DECIDED
+    assert stage.listener.looks[-1][1].verdict == "rollback"
+    assert {"ok"} == {row["status"] for row in stage.rows(DENSE)}
+
+
+def test_a_run_goes_on_where_it_stopped(tmp_path):
+    """What was recorded is not asked again, and the queue is as it was."""
+    slow = ScriptedVariant(service_s=lambda _: 1.5)
+    calm = Stage(tmp_path / "calm", [policy_of()], plan_of(9), window=slow)
+    calm.runner.run()
+    table = read_segments(calm.folder)
+    known = [
+        [row for row in from_table(table) if row.request_id == f"q{index}"]
+        for index in range(4)
+    ]
+    rest = Stage(tmp_path / "rest", [policy_of()], plan_of(9), window=slow)
+    again = Runner(
+        [policy_of()],
+        plan_of(9),
+        rest.arms,
+        Journal(rest.folder, clock=rest.clock),
+        earlier=known,
+        clock=rest.clock,
+        sleep=rest.clock.sleep,
+        listener=rest.listener,
+    )
+
+    again.run()
+
+    assert rest.rows(WINDOW) == calm.rows(WINDOW)[4:]
 
 
 def test_groups_know_their_size(tmp_path):
@@ -366,6 +506,16 @@ def test_warm_up_is_marked_and_starts_with_the_longest():
 
     assert [35, 30, 25, 20, 15, 10] * 2 == [row.prompt_tokens for row in rows]
     assert all(row.warm and row.latency_s is None for row in rows)
+
+
+def test_warm_up_meets_every_doubling_of_length():
+    """Kernels are compiled for lengths: each is met before anything counts."""
+    arms = {"dense": LocalArm("dense", ScriptedVariant, clock=FakeClock())}
+
+    rows = warm_up(arms, plan_of(600, kind="latency"), 2)
+
+    lengths = {row.prompt_tokens.bit_length() for row in rows}
+    assert lengths == {4, 5, 6, 7, 8, 9, 10}
 
 
 def test_the_load_of_a_plan_is_told_by_the_warm_up():

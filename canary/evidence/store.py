@@ -1,0 +1,179 @@
+"""What a run has recorded so far, in columns that grow: what its looks read.
+
+A run of a week can't keep a Python object for every row, nor read its segments again
+at every look. Here a request costs about 50 bytes and each arm's answer 65 more, and a
+look reads views of it, without a copy.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from canary.evidence.observation import Observation, Status
+from canary.evidence.pairs import (
+    CONTROL_ARM,
+    MEASURED,
+    Bools,
+    Floats,
+    Ints,
+    Pairs,
+    Side,
+)
+
+_FIRST_CAPACITY = 1024
+
+Item = TypeVar("Item", bound=np.generic)
+
+
+class _Column(Generic[Item]):
+    """A numpy array that grows by doubling."""
+
+    def __init__(self, dtype: npt.DTypeLike) -> None:
+        self._data: npt.NDArray[Item] = np.empty(_FIRST_CAPACITY, dtype)
+        self._size = 0
+
+    def append(self, value: Any) -> None:  # noqa: ANN401 - whatever the dtype holds
+        if self._size == len(self._data):
+            grown = np.empty(2 * self._size, self._data.dtype)
+            grown[: self._size] = self._data
+            self._data = grown
+        self._data[self._size] = value
+        self._size += 1
+
+    @property
+    def values(self) -> npt.NDArray[Item]:
+        """A view of what is in it; later appends don't change it."""
+        return self._data[: self._size]
+
+
+class _Answers:
+    """One arm's answers, in order, and which request each belongs to."""
+
+    def __init__(self) -> None:
+        self.request: _Column[np.int64] = _Column(np.int64)
+        self.failed: _Column[np.bool_] = _Column(np.bool_)
+        self.measured: dict[str, _Column[np.float64]] = {
+            name: _Column(np.float64) for name in MEASURED
+        }
+        self.kernels: set[str] = set()
+        self.devices: set[str] = set()
+
+    def append(self, request: int, row: Observation) -> None:
+        self.request.append(request)
+        self.failed.append(row.status != Status.OK)
+        for name, column in self.measured.items():
+            value = getattr(row, name)
+            column.append(np.nan if value is None else value)
+        self.kernels |= {row.kernel} if row.kernel else set()
+        self.devices |= {row.device} if row.device else set()
+
+    def side(self, at: Ints | slice) -> Side:
+        measured = {name: column.values[at] for name, column in self.measured.items()}
+        return Side(failed=self.failed.values[at], **measured)
+
+
+class PairStore:
+    """The answers of all arms, request by request in the plan's order.
+
+    Its pairs equal those that `canary.evidence.pairs.pair_up` makes of the same rows,
+    for requests that all arms in question have answered, as a runner's have.
+    """
+
+    def __init__(self) -> None:
+        self._request_id: _Column[np.object_] = _Column(object)
+        self._arrived_s: _Column[np.float64] = _Column(np.float64)
+        self._prompt_tokens: _Column[np.int64] = _Column(np.int64)
+        self._kind: _Column[np.object_] = _Column(object)
+        self._task: _Column[np.object_] = _Column(object)
+        self._unit: _Column[np.object_] = _Column(object)
+        self._unit_items: _Column[np.int64] = _Column(np.int64)
+        self._arms: dict[str, _Answers] = {}
+        self._count = 0
+
+    def __len__(self) -> int:
+        """Return the number of requests."""
+        return self._count
+
+    @property
+    def last_arrived_s(self) -> float:
+        """The intended arrival of the last request; 0 before the first."""
+        return float(self._arrived_s.values[-1]) if self._count else 0.0
+
+    def append(self, rows: Sequence[Observation]) -> None:
+        """Take the rows of one request, of all arms that answered it."""
+        first = rows[0]
+        self._request_id.append(first.request_id)
+        self._arrived_s.append(first.arrived_s)
+        self._prompt_tokens.append(first.prompt_tokens)
+        self._kind.append(first.kind or "")
+        self._task.append(first.task or "")
+        self._unit.append(first.group or first.session_id or first.request_id)
+        self._unit_items.append(first.group_items or 0)
+        for row in rows:
+            self._arms.setdefault(row.arm, _Answers()).append(self._count, row)
+        self._count += 1
+
+    def peak_bytes(self) -> dict[str, int]:
+        """Return the peak memory of each arm that has a process of its own."""
+        seen = {
+            name: arm.measured["peak_memory_bytes"].values
+            for name, arm in self._arms.items()
+        }
+        return {
+            name: int(np.nanmax(values))
+            for name, values in seen.items()
+            if not np.isnan(values).all()
+        }
+
+    def pairs(self, *, baseline: str, candidate: str) -> Pairs:
+        """Return the pairs of two arms, and of the A/A control if it answers."""
+        control = None
+        if CONTROL_ARM in self._arms:
+            control = self._joined(baseline, CONTROL_ARM)
+        return self._joined(baseline, candidate, control)
+
+    def _joined(
+        self, baseline: str, candidate: str, control: Pairs | None = None
+    ) -> Pairs:
+        a = self._arms.get(baseline, _Answers())
+        b = self._arms.get(candidate, _Answers())
+        at, at_a, at_b = _shared(a.request.values, b.request.values)
+        kind = self._kind.values[at]
+        side_a, side_b = a.side(at_a), b.side(at_b)
+        service: Floats = np.nan_to_num(a.measured["service_s"].values)
+        none: Floats = np.empty(0)
+        return Pairs(
+            request_id=self._request_id.values[at],
+            arrived_s=self._arrived_s.values[at],
+            prompt_tokens=self._prompt_tokens.values[at],
+            quality=_is(kind, "quality"),
+            timed=_is(kind, "latency"),
+            task=self._task.values[at],
+            unit=self._unit.values[at],
+            unit_items=self._unit_items.values[at],
+            baseline=side_a,
+            candidate=side_b,
+            void_arrived_s=none,
+            missing_baseline_s=none,
+            missing_candidate_s=none,
+            baseline_arrived_s=self._arrived_s.values[a.request.values],
+            baseline_busy_s=np.cumsum(service),
+            kernels={baseline: sorted(a.kernels), candidate: sorted(b.kernels)},
+            devices={baseline: sorted(a.devices), candidate: sorted(b.devices)},
+            control=control,
+        )
+
+
+def _shared(a: Ints, b: Ints) -> tuple[Ints | slice, Ints | slice, Ints | slice]:
+    """Return the requests that both have, and where each arm has them."""
+    if len(a) == len(b) and np.array_equal(a, b):
+        everything = slice(None)
+        whole = len(a) == 0 or int(a[-1]) == len(a) - 1
+        return (slice(len(a)) if whole else a), everything, everything
+    return np.intersect1d(a, b, assume_unique=True, return_indices=True)
+
+
+def _is(kind: npt.NDArray[np.object_], wanted: str) -> Bools:
+    return np.asarray(kind == wanted, dtype=bool)

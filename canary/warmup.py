@@ -1,0 +1,75 @@
+"""Before anything counts: every arm answers a sample of the plan, and what that tells.
+
+What only a first time needs (compiling a kernel for a length, a page fault, a cold
+cache) is paid here, and the second answers say what a request costs.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy.optimize import nnls
+
+from canary.answers import observation, prompt_size
+from canary.arms.base import Arm, ArmDiedError, Completion
+from canary.evidence.observation import Observation, Status
+from canary.traffic.request import Plan, Request
+
+
+def warm_up(arms: Mapping[str, Arm], plan: Plan, count: int) -> list[Observation]:
+    """Let every arm answer a sample of the plan, the longest first, and then all of it
+    again: the first time pays for what only a first time needs.
+
+    The sample holds a request of every doubling of prompt length that the plan has, and
+    at least `count` in all if there are as many. An arm that dies of one is started
+    anew. The rows are marked `warm` and count nowhere; their times tell what a request
+    costs.
+
+    Raises:
+        ArmError: An arm that died can't be started again.
+    """
+    sample = _sample(plan, count)
+    return [
+        observation(request, name, _answer(arm, request), warm=True)
+        for request in [*sample, *sample]
+        for name, arm in arms.items()
+    ]
+
+
+def _sample(plan: Plan, count: int) -> list[Request]:
+    step = max(1, len(plan.requests) // count)
+    spread = plan.requests[::step][:count]
+    doublings: dict[int, Request] = {}
+    for request in (*spread, *plan.requests):
+        doublings.setdefault(prompt_size(request).bit_length(), request)
+    chosen = {r.request_id: r for r in (*spread, *doublings.values())}
+    return sorted(chosen.values(), key=prompt_size, reverse=True)
+
+
+def _answer(arm: Arm, request: Request) -> Completion:
+    try:
+        return arm.serve(request)
+    except ArmDiedError as death:
+        arm.restart()
+        return death.completion
+
+
+def busy_s(rows: Sequence[Observation], arm: str, plan: Plan) -> float | None:
+    """Return how long an arm would be busy with the whole plan, going by its warm-up.
+
+    Service time is taken to be so much per request, per prompt token and per output
+    token, as fits the second answers best by relative error: one that something else
+    on the machine held up hardly counts. None without an answer.
+    """
+    mine = [row for row in rows if row.arm == arm]
+    known = [
+        (1, row.prompt_tokens, row.output_tokens or 0, row.service_s)
+        for row in mine[len(mine) // 2 :]
+        if row.status == Status.OK and row.service_s
+    ]
+    if not known:
+        return None
+    sizes = np.array([size for *size, _ in known], float)
+    took_s = np.array([service_s for *_, service_s in known])
+    cost_s, _ = nnls(sizes / took_s[:, None], np.ones(len(known)))
+    planned = [(1, prompt_size(r), r.max_output_tokens) for r in plan.requests]
+    return float((np.array(planned, float) @ cost_s).sum())

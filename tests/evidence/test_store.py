@@ -1,0 +1,101 @@
+"""The columns that a runner's looks read, against the table that a judge reads."""
+
+import tracemalloc
+from dataclasses import fields
+
+import numpy as np
+import pytest
+
+from canary.evidence.observation import Observation, Status, to_table
+from canary.evidence.pairs import CONTROL_ARM, Pairs, Side, pair_up
+from canary.evidence.store import PairStore
+
+
+def rows_of(index, *, arms):
+    """One request's rows, with every kind of hole that a runner leaves."""
+    quality = index % 3 == 0
+    failed = index % 7 == 0
+    return [
+        Observation(
+            request_id=f"r{index:05d}",
+            arm=arm,
+            arrived_s=float(index // 2),  # ties
+            status=Status.ERROR if failed and arm == "b" else Status.OK,
+            prompt_tokens=100 + index,
+            kind="quality" if quality else "latency",
+            task="code" if quality else None,
+            group=f"g{index // 6}" if quality else None,
+            session_id=f"s{index // 4}" if index % 2 else None,
+            group_items=2 if quality else None,
+            score=1.0 if quality else None,
+            ttft_s=None if failed else 0.1 + index / 1000,
+            service_s=0.2 + index / 500,
+            latency_s=None if arm == CONTROL_ARM else 0.3 + index / 400,
+            peak_memory_bytes=1000 + index,
+            kernel=f"kernel-{arm}",
+            device="cpu",
+        )
+        for arm in arms
+    ]
+
+
+def same(mine, theirs):
+    """Whether two values of a Pairs are the same, down to NaN."""
+    if isinstance(mine, Side | Pairs):
+        return all(
+            same(getattr(mine, f.name), getattr(theirs, f.name)) for f in fields(mine)
+        )
+    if isinstance(mine, np.ndarray):
+        exact = mine.dtype.kind == "f"
+        return mine.dtype == theirs.dtype and np.array_equal(
+            mine, theirs, equal_nan=exact
+        )
+    return mine == theirs
+
+
+def test_pairs_are_those_of_the_table():
+    """A look while the run goes on sees what a judge will see, to the last bit."""
+    store, recorded = PairStore(), []
+    for index in range(3000):
+        arms = ["a", "b", CONTROL_ARM] if index % 5 == 0 else ["b", "a"]
+        rows = rows_of(index, arms=arms)
+        store.append(rows)
+        recorded += rows
+
+    live = store.pairs(baseline="a", candidate="b")
+    judged = pair_up(to_table(recorded), baseline="a", candidate="b")
+
+    assert len(live) == 3000
+    assert len(live.control) == 600
+    assert [] == [
+        f.name
+        for f in fields(live)
+        if not same(getattr(live, f.name), getattr(judged, f.name))
+    ]
+
+
+def test_an_arm_that_was_released_leaves_its_pairs():
+    """Later requests without an arm change nothing about the pairs that it has."""
+    store = PairStore()
+    for index in range(40):
+        store.append(rows_of(index, arms=["a", "b"] if index < 10 else ["a"]))
+
+    assert len(store.pairs(baseline="a", candidate="b")) == 10
+    assert store.pairs(baseline="a", candidate="b").control is None
+    assert store.last_arrived_s == pytest.approx(19.0)
+    assert store.peak_bytes() == {"a": 1039, "b": 1009}
+
+
+def test_a_request_costs_a_few_hundred_bytes():
+    """What is kept of a request doesn't grow into objects."""
+    store = PairStore()
+    for index in range(4096):
+        store.append(rows_of(index, arms=["a", "b"]))
+    tracemalloc.start()
+    for index in range(4096, 8192):
+        store.append(rows_of(index, arms=["a", "b"]))
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    # ids, groups and sessions are text of their own here; in a run they are the plan's
+    assert held / 4096 < 600
