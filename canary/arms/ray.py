@@ -5,7 +5,6 @@ milliseconds are in no result. Ray's retries are off: they would answer twice.
 """
 
 import logging
-import math
 import os
 import socket
 import time
@@ -163,7 +162,7 @@ def _reach(address: str | None) -> None:
 
 
 def start_ray_arms(
-    specs: Mapping[str, VariantSpec], *, build: Build, timeout_s: float = math.inf
+    specs: Mapping[str, VariantSpec], *, build: Build, timeout_s: float
 ) -> dict[str, Arm]:
     """Start one actor for each variant; Ray must be there (`ray_cluster`).
 

@@ -49,7 +49,9 @@ def ask(request_id):
 
 def test_a_dead_actor_is_known_and_comes_back():
     """The death of a process is told from an answer, and a restart serves again."""
-    arm = start_ray_arms({"a": VariantSpec(model="reference")}, build=build)["a"]
+    arm = start_ray_arms(
+        {"a": VariantSpec(model="reference")}, build=build, timeout_s=60.0
+    )["a"]
     before = arm.serve(ask("q0"))
 
     with pytest.raises(ArmDiedError) as caught:
@@ -88,4 +90,4 @@ def test_a_variant_that_cannot_be_loaded_is_one_sentence():
     with pytest.raises(
         ArmError, match=r"arm b can't be started: .*weights are missing"
     ):
-        start_ray_arms({"b": broken}, build=build)
+        start_ray_arms({"b": broken}, build=build, timeout_s=60.0)
