@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := reports/demo
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench soak clean
 
 # Installs again whenever the requirements change.
 .venv/installed: pyproject.toml constraints.txt
@@ -32,6 +32,11 @@ test: lint
 
 bench: .venv/installed
 	@for script in tests/benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+# Half an hour, killed four times on the way.
+soak: .venv/installed
+	rm -rf reports/soak
+	$(BIN)/python tests/soak/soak.py reports/soak
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache
