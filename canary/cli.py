@@ -1,4 +1,4 @@
-"""The command line: the only place that prints, exits and wires things together.
+"""The command line: with `canary.cli_runs` all that prints, exits and wires together.
 
 Commands import what they need when they are called: `canary validate` must not wait
 for torch, nor `canary --help` for anything.
@@ -17,16 +17,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from canary import __version__
+from canary import __version__, cli_runs
+from canary.cli_runs import AsJson, RunArgument, finish
 from canary.errors import CanaryError, ExitCode, PolicyError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from canary.decision import Decision
     from canary.evidence.journal import RunFolder
     from canary.experiment import Place
     from canary.policy.model import Policy
+    from canary.runner import Listener
 
 app = typer.Typer(
     name="canary",
@@ -40,20 +41,19 @@ app = typer.Typer(
 )
 replay = typer.Typer(no_args_is_help=True, help="Look at traffic before replaying it.")
 app.add_typer(replay, name="replay")
+app.add_typer(cli_runs.app)
 
 IN_PROCESS = "in this process"
 
 PolicyFiles = Annotated[
     list[Path], typer.Argument(metavar="POLICY...", help="Policy files (YAML).")
 ]
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 Address = Annotated[
     str | None, typer.Option(help="A Ray cluster; default RAY_ADDRESS, else local.")
 ]
 Local = Annotated[
     bool, typer.Option("--local", help="Run the arms in this process, without Ray.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 
 
 @app.command()
@@ -67,11 +67,8 @@ def run(
     seed: Annotated[int, typer.Option(help="Seeds the plan.", min=0)] = 0,
 ) -> None:
     """Send the same traffic through all variants and judge every policy."""
-    from rich.console import Console
-
     from canary import experiment
     from canary.evidence.journal import RunFolder
-    from canary.progress import Progress
 
     loaded = _load_for_run(policies)
     prepared = experiment.prepare(loaded, seed=seed)
@@ -80,16 +77,14 @@ def run(
     folder = RunFolder(out or Path("reports") / f"{name}-{stamp}")
     with _interruptible(folder), ExitStack() as stack:
         place = _place(stack, address=address, local=local)
-        console = Console(stderr=True)
-        progress = stack.enter_context(Progress(console, loaded, clock=time.monotonic))
         decisions = experiment.execute(
             prepared,
             folder,
             place,
             command=shlex.join(["canary", *sys.argv[1:]]),
-            listener=progress,
+            listener=_listener(stack, folder, loaded),
         )
-    _finish(folder, loaded, decisions)
+    finish(folder, loaded, decisions)
 
 
 @app.command()
@@ -99,11 +94,8 @@ def resume(
     local: Local = False,
 ) -> None:
     """Go on with a run that was interrupted, by Ctrl-C, a crash or a reboot."""
-    from rich.console import Console
-
     from canary import experiment
     from canary.evidence.journal import RunFolder
-    from canary.progress import Progress
     from canary.record import read_run
 
     folder = RunFolder(run_folder)
@@ -111,68 +103,9 @@ def resume(
     policies = experiment.kept_policies(folder)
     with _interruptible(folder), ExitStack() as stack:
         place = _place(stack, address=address, local=local)
-        console = Console(stderr=True)
-        progress = stack.enter_context(
-            Progress(console, policies, clock=time.monotonic)
-        )
-        decisions = experiment.resume(folder, place, listener=progress)
-    _finish(folder, policies, decisions)
-
-
-@app.command()
-def judge(
-    evidence: Annotated[
-        Path,
-        typer.Argument(
-            metavar="RUN|OBSERVATIONS",
-            help="A run folder, or observations as .parquet, .csv or .jsonl.",
-        ),
-    ],
-    policy: Annotated[
-        list[Path], typer.Option("--policy", help="A policy file; may be repeated.")
-    ],
-    as_json: AsJson = False,
-) -> None:
-    """Judge what was recorded under these policies; write nothing."""
-    from canary.decision import worst_exit_code
-    from canary.evidence.journal import RunFolder
-    from canary.evidence.reading import read_observations
-    from canary.judge import judge as decide
-    from canary.policy.load import load_policies
-    from canary.record import ended_of, read_run
-
-    if not evidence.exists():
-        raise UsageError(f"{evidence}: no such file or folder; name what was recorded")
-    loaded = load_policies(policy)
-    record = read_run(RunFolder(evidence)) if evidence.is_dir() else {}
-    observations = read_observations(evidence)
-    decisions = [
-        decide(
-            one,
-            observations,
-            run=record.get("run", evidence.name),
-            ended=ended_of(record, one.name, one.sha256),
-        )
-        for one in loaded
-    ]
-    if as_json:
-        documents = [decision.to_dict() for decision in decisions]
-        found = documents if len(documents) > 1 else documents[0]
-        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
-    else:
-        _print_decisions(record, loaded, decisions)
-    raise typer.Exit(worst_exit_code([decision.verdict for decision in decisions]))
-
-
-@app.command()
-def report(run_folder: RunArgument) -> None:
-    """Judge a run again and write its reports anew."""
-    from canary import experiment
-    from canary.evidence.journal import RunFolder
-
-    folder = RunFolder(run_folder)
-    policies = experiment.kept_policies(folder)
-    _finish(folder, policies, experiment.conclude(folder, policies))
+        listener = _listener(stack, folder, policies)
+        decisions = experiment.resume(folder, place, listener=listener)
+    finish(folder, policies, decisions)
 
 
 @app.command()
@@ -190,6 +123,21 @@ def schema() -> None:
     from canary.policy.schema import json_schema
 
     typer.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Say what this machine can run; check each kernel against the reference."""
+    from rich.console import Console
+
+    from canary.doctor import examine, render
+
+    found = examine()
+    if as_json:
+        typer.echo(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
+    else:
+        render(found, Console())
+    raise typer.Exit(ExitCode.PROMOTE if found.agrees else ExitCode.INVALID)
 
 
 @replay.command()
@@ -229,6 +177,25 @@ def _load_for_run(paths: list[Path]) -> "tuple[Policy, ...]":
     if missing:
         raise PolicyError(missing)
     return policies
+
+
+def _listener(
+    stack: ExitStack, folder: "RunFolder", policies: "tuple[Policy, ...]"
+) -> "Listener":
+    """Show the run while it goes on, here and to `canary watch`."""
+    from rich.console import Console
+
+    from canary.keeper import StatusKeeper
+    from canary.live import Screen
+
+    screen = Screen(Console(stderr=True), clock=time.monotonic)
+    return StatusKeeper(
+        folder,
+        policies,
+        screen=stack.enter_context(screen),
+        clock=time.monotonic,
+        wall_clock=time.time,
+    )
 
 
 def _place(stack: ExitStack, *, address: str | None, local: bool) -> "Place":
@@ -272,38 +239,6 @@ def _interruptible(folder: "RunFolder") -> "Iterator[None]":
 def _stop_in_order() -> None:
     """Take SIGTERM as an interrupt; Ray, once started, would print stack traces."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-
-
-def _finish(
-    folder: "RunFolder",
-    policies: "tuple[Policy, ...]",
-    decisions: "tuple[Decision, ...]",
-) -> None:
-    from canary.decision import worst_exit_code
-    from canary.record import read_run
-
-    _print_decisions(read_run(folder), policies, list(decisions))
-    typer.echo(f"Report: {folder.report_html}")
-    raise typer.Exit(worst_exit_code([decision.verdict for decision in decisions]))
-
-
-def _print_decisions(
-    record: dict[str, object],
-    policies: "tuple[Policy, ...]",
-    decisions: "list[Decision]",
-) -> None:
-    from rich.console import Console
-
-    from canary.evidence.observation import SCHEMA
-    from canary.report import ReportData, render_terminal
-
-    data = ReportData(
-        run=record,
-        policies=policies,
-        decisions=tuple(decisions),
-        observations=SCHEMA.empty_table(),
-    )
-    render_terminal(data, Console())
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from canary.attention.patterns import (
 
 if TYPE_CHECKING:
     from canary.attention.kernels import KernelEvidence, attend
+    from canary.attention.lengths import padded_length, warm_lengths
 
 __all__ = [
     "Dense",
@@ -30,7 +31,9 @@ __all__ = [
     "Rule",
     "SlidingWindow",
     "attend",
+    "padded_length",
     "pattern",
+    "warm_lengths",
 ]
 
 
@@ -40,4 +43,8 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - PEP 562: any public name
         from canary.attention import kernels  # noqa: PLC0415 - imports torch
 
         return getattr(kernels, name)
+    if name in {"padded_length", "warm_lengths"}:
+        from canary.attention import lengths  # noqa: PLC0415 - imports torch
+
+        return getattr(lengths, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -30,7 +30,7 @@ def load_shipped(*, dtype: torch.dtype, device: torch.device) -> ReferenceModel:
     """
     model = ReferenceModel(REFERENCE, dtype=dtype)
     load_weights(model, SHIPPED, sha256=SHIPPED_SHA256)
-    return model.to(device).requires_grad_(requires_grad=False).eval()
+    return model.to(device).serve()
 
 
 def load_weights(

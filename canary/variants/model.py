@@ -9,7 +9,7 @@ batches of any shape with equally many tokens share one compiled form.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -23,6 +23,13 @@ EPSILON = 1e-6
 
 Attend: TypeAlias = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 """(q, k, v, layer) -> output of q's shape: q (B, H, T, D), k and v (B, H, T_all, D)."""
+
+
+Rotation: TypeAlias = tuple[Tensor, Tensor]
+"""Cosines and sines, (tokens, head width / 2), float32."""
+
+Heads: TypeAlias = tuple[Tensor, Tensor, Tensor]
+"""Queries, keys and values, each (tokens, heads, head width)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +49,15 @@ class Architecture:
 
 
 REFERENCE = Architecture()
+
+
+class Layer(NamedTuple):
+    """The weights of one layer; `gains` of its input, its queries and its keys."""
+
+    weights: Tensor
+    mlp: Tensor
+    mlp_gain: Tensor
+    gains: tuple[Tensor, ...]
 
 
 class Cache:
@@ -114,6 +130,16 @@ class ReferenceModel(torch.nn.Module):
         self._turns = (torch.empty(0), torch.empty(0))
         self._before, self._after = before_attention, after_attention
 
+    def serve(self) -> "ReferenceModel":
+        """Keep the matrices in `dtype` from now on, instead of rounding at each use.
+
+        The same numbers come out; gains stay in float32, where they are used.
+        """
+        self.requires_grad_(requires_grad=False)
+        for matrices in (self.embedding, self.attention, self.mlp):
+            matrices.data = matrices.data.to(self.dtype)
+        return self.eval()
+
     def compile_blocks(self) -> None:
         """Compile what surrounds attention, for one number of tokens a batch."""
         self._before = torch.compile(before_attention, dynamic=False)
@@ -131,37 +157,56 @@ class ReferenceModel(torch.nn.Module):
         start = cache.length if cache else 0
         rotation = self._rotation(start, start + length, batch, tokens.device)
         x = embedding(tokens.reshape(-1), self.embedding).to(self.dtype)
-        # unbind, because its gradient is one stack instead of a sum of slices
-        stacks = (self.attention, self.mlp, self.mlp_gain)
-        gains = (self.input_gain, self.query_gain, self.key_gain)
-        layers = zip(*(p.unbind(0) for p in (*stacks, *gains)), strict=True)
-        for layer, (weights, mlp, mlp_gain, *inner_gains) in enumerate(layers):
-            heads = self._before(x, weights, inner_gains, rotation)
+        for index, layer in enumerate(self.layers()):
+            heads = self.before(x, layer, rotation)
             q, k, v = (h.view(batch, length, a.heads, -1) for h in heads)
             if cache is not None:
-                k, v = cache.extend(layer, k, v)
+                k, v = cache.extend(index, k, v)
             q, k, v = (h.transpose(1, 2) for h in (q, k, v))
-            seen = attend(q, k, v, layer).transpose(1, 2)
-            x = self._after(x, seen.reshape(len(x), -1), weights, mlp_gain, mlp)
+            seen = attend(q, k, v, index).transpose(1, 2)
+            x = self.after(x, seen.reshape(len(x), -1), layer)
         if cache is not None:
             cache.length += length
         return x.view(batch, length, -1)
+
+    def layers(self) -> list[Layer]:
+        """Return views of each layer's weights."""
+        # unbind, because its gradient is one stack instead of a sum of slices
+        stacks = (self.attention, self.mlp, self.mlp_gain)
+        gains = (self.input_gain, self.query_gain, self.key_gain)
+        parts = zip(*(p.unbind(0) for p in (*stacks, *gains)), strict=True)
+        return [
+            Layer(weights, mlp, mlp_gain, tuple(inner_gains))
+            for weights, mlp, mlp_gain, *inner_gains in parts
+        ]
+
+    def before(self, x: Tensor, layer: Layer, rotation: Rotation) -> Heads:
+        """Return q, k and v of a layer; see `before_attention`."""
+        return self._before(x, layer.weights, layer.gains, rotation)
+
+    def after(self, x: Tensor, seen: Tensor, layer: Layer) -> Tensor:
+        """Return x behind a layer; see `after_attention`."""
+        return self._after(x, seen, layer.weights, layer.mlp_gain, layer.mlp)
 
     def logits(self, x: Tensor) -> Tensor:
         """Return (..., table rows) for the result of `forward`, in `dtype`."""
         return word_logits(x, self.final_gain, self.embedding)
 
+    def turns(self, positions: Tensor) -> Rotation:
+        """Return cosines and sines (positions, head width / 2), float32."""
+        a = self.architecture
+        even = torch.arange(0, a.head_width, 2, device=positions.device)
+        speed = a.rope_theta ** (-even.float() / a.head_width)
+        angle = positions[:, None] * speed
+        return angle.cos(), angle.sin()
+
     def _rotation(
         self, start: int, stop: int, batch: int, device: torch.device
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Rotation:
         """Return cosines and sines (batch * positions, head width / 2), float32."""
         if len(self._turns[0]) < stop or self._turns[0].device != device:
-            a = self.architecture
             known = 1 << max(10, (stop - 1).bit_length())
-            even = torch.arange(0, a.head_width, 2, device=device)
-            speed = a.rope_theta ** (-even.float() / a.head_width)
-            angle = torch.arange(known, device=device)[:, None] * speed
-            self._turns = (angle.cos(), angle.sin())
+            self._turns = self.turns(torch.arange(known, device=device))
         cos, sin = (table[start:stop] for table in self._turns)
         return (
             (cos, sin) if batch == 1 else (cos.repeat(batch, 1), sin.repeat(batch, 1))
@@ -172,8 +217,8 @@ def before_attention(
     x: Tensor,
     weights: Tensor,
     gains: Sequence[Tensor],
-    rotation: tuple[Tensor, Tensor],
-) -> tuple[Tensor, Tensor, Tensor]:
+    rotation: Rotation,
+) -> Heads:
     """Return q, k (normalised and turned) and v, each (tokens, heads, head width).
 
     Args:
@@ -211,7 +256,7 @@ def _norm(x: Tensor, gain: Tensor) -> Tensor:
     return rms_norm(x.float(), gain.shape, gain, EPSILON)
 
 
-def _turn(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+def _turn(x: Tensor, rotation: Rotation) -> Tensor:
     """Rotate dimension i with dimension i + half, as transformers does for Qwen."""
     cos, sin = (table[:, None] for table in rotation)
     u, w = x.chunk(2, -1)

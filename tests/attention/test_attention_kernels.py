@@ -232,10 +232,10 @@ def test_the_evidence_names_what_ran_where_and_why(
 def test_an_unknown_backend_lists_those_there_are() -> None:
     """Nothing stands in for a kernel that isn't there."""
     with pytest.raises(AttentionError) as caught:
-        attend(*make((1, 1, 1, 4, 4), torch.float32), Dense(), backend="flex")
+        attend(*make((1, 1, 1, 4, 4), torch.float32), Dense(), backend="fast")
 
     assert str(caught.value) == (
-        "unknown attention backend 'flex'; known: auto, blocked, reference, sdpa"
+        "unknown attention backend 'fast'; known: auto, blocked, flex, reference, sdpa"
     )
 
 
