@@ -7,7 +7,7 @@ nothing by itself: the command line says where arms run and shows what happens.
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,6 +30,7 @@ from canary.evidence.lease import Lease
 from canary.evidence.observation import Observation, from_table
 from canary.evidence.reading import read_observations
 from canary.judge import Ended, judge
+from canary.overrides import last_overrides
 from canary.policy.load import fault_at, load_policies
 from canary.policy.model import LoadTarget, Policy, VariantSpec, variant_name
 from canary.record import ended_of, new_record, read_run, write_run
@@ -276,13 +277,17 @@ def conclude(folder: RunFolder, policies: Sequence[Policy]) -> tuple[Decision, .
     """Judge what the folder holds; write decision documents and reports anew."""
     record = read_run(folder)
     observations = read_observations(folder.root)
+    overrides = last_overrides(folder)
     decisions = tuple(
-        judge(
-            policy,
-            observations,
-            run=record["run"],
-            ended=ended_of(record, policy.name, policy.sha256),
-            repeat=_repeat(record),
+        replace(
+            judge(
+                policy,
+                observations,
+                run=record["run"],
+                ended=ended_of(record, policy.name, policy.sha256),
+                repeat=_repeat(record),
+            ),
+            override=overrides.get(policy.name),
         )
         for policy in policies
     )

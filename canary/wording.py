@@ -1,6 +1,23 @@
 """Limits and findings in words: the same in verdict, report and terminal."""
 
+from typing import Protocol
+
 from canary.decision import GateResult, GateStatus
+
+
+class Gauge(Protocol):
+    """What must be known of a gate to say its values: a result, or a live view's."""
+
+    @property
+    def metric(self) -> str:
+        """The gate's metric."""
+        ...
+
+    @property
+    def effect(self) -> str:
+        """Whether values are a "difference" or a "ratio"."""
+        ...
+
 
 METRICS = {
     "accuracy": "accuracy",
@@ -33,7 +50,7 @@ def limit_in_words(gate: GateResult) -> str:
     return f"{metric}{scope} at most {points(gate.limit)} above the baseline's"
 
 
-def effect_in_words(value: float | None, gate: GateResult) -> str:
+def effect_in_words(value: float | None, gate: Gauge) -> str:
     """Return an estimate or a bound on the scale of the gate's limit."""
     if value is None:
         return "not known"

@@ -24,7 +24,8 @@ PURE = {
     "evidence",
     "report",
 }
-EFFECTS = {"arms", "runner", "experiment", "cli", "progress", "training", "variants"}
+EFFECTS = {"arms", "cli", "cli_runs", "experiment", "keeper", "live", "runner"}
+EFFECTS |= {"training", "variants"}
 
 
 def room_of(path):

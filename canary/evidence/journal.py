@@ -49,6 +49,16 @@ class RunFolder:
         return self.root / "lease.json"
 
     @property
+    def status_json(self) -> Path:
+        """How the run stands, for whoever watches."""
+        return self.root / "status.json"
+
+    @property
+    def overrides(self) -> Path:
+        """What people decided against, or beside, the verdicts: a line each."""
+        return self.root / "overrides.jsonl"
+
+    @property
     def manifest(self) -> Path:
         """The list of segments with rows and hashes."""
         return self.observations / "manifest.json"
@@ -98,20 +108,27 @@ class RunFolder:
             ) from error
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Put `content` at `path`, whole or not at all, also through a power cut."""
+def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> None:
+    """Put `content` at `path`, whole or not at all.
+
+    That holds through a power cut too, unless it needn't be `durable`; then nothing
+    waits for the disk.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
         raise UsageError(
             f"{path}: can't be written ({error.strerror}); "
             "what was recorded before stays"
         ) from error
+    if not durable:
+        return
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

@@ -70,6 +70,15 @@ class Lease:
                 )
             self._write()
 
+    def is_taken(self) -> bool:
+        """Whether somebody is writing into the folder.
+
+        Raises:
+            UsageError: The lease is damaged.
+        """
+        found = self._read()
+        return found is not None and self._lives(found)
+
     def release(self) -> None:
         """Let go, if it is still ours."""
         with self._alone():
@@ -102,7 +111,7 @@ class Lease:
                 self.renew()
 
     def _lives(self, found: dict[str, Any]) -> bool:
-        if found["host"] == socket.gethostname() and not _is_running(found["pid"]):
+        if found["host"] == socket.gethostname() and not is_running(found["pid"]):
             return False
         return bool(found["expires_unix_s"] > self._wall_clock())
 
@@ -111,6 +120,10 @@ class Lease:
             found: dict[str, Any] = json.loads(self._path.read_text())
         except FileNotFoundError:
             return None
+        except ValueError as error:
+            raise UsageError(
+                f"{self._path}: is damaged; delete it if nobody is running this"
+            ) from error
         return found
 
     def _write(self) -> None:
@@ -132,7 +145,8 @@ class Lease:
             yield
 
 
-def _is_running(pid: int) -> bool:
+def is_running(pid: int) -> bool:
+    """Whether this machine has such a process."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

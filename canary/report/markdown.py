@@ -12,6 +12,7 @@ from canary.report.words import (
     SIGNS,
     STATUS_SIGNS,
     headline,
+    override_in_words,
     printable,
     progress_in_words,
     what_would_change,
@@ -34,10 +35,12 @@ def render_markdown(data: ReportData) -> str:
 
 
 def _overview_row(policy: Policy, decision: Decision) -> tuple[str, ...]:
+    by_hand = decision.override
+    overridden = f"<br>**overridden: {_text(by_hand['action'])}**" if by_hand else ""
     arms = f"{_code(decision.baseline)} → {_code(decision.candidate)}"
     return (
         f"**{_text(decision.policy)}**<br>{arms}",
-        f"{SIGNS[decision.verdict]}&nbsp;{decision.verdict}",
+        f"{SIGNS[decision.verdict]}&nbsp;{decision.verdict}{overridden}",
         _text(why(decision)),
         f"{decision.pairs:,}",
         "<br>".join(_text(line) for line in what_would_change(policy, decision)),
@@ -50,7 +53,9 @@ def _case(policy: Policy, decision: Decision) -> Iterable[str]:
     yield ""
     yield f"*{MEANINGS[decision.verdict].capitalize()}.* {_text(decision.action)}."
     if decision.override:
-        yield f"**Overridden by hand**: {_text(_override(decision.override))}."
+        told = _text(override_in_words(decision.override))
+        yield ""
+        yield f"**Overridden by hand**: {told}"
     yield ""
     yield from (f"- {_text(sentence)}" for sentence in decision.because)
     yield ""
@@ -64,10 +69,6 @@ def _case(policy: Policy, decision: Decision) -> Iterable[str]:
         f"every look; {decision.pairs:,} pairs in {seconds(decision.elapsed_s)}."
     )
     yield from _routing(decision)
-
-
-def _override(override: dict[str, str]) -> str:
-    return ", ".join(f"{key}: {value}" for key, value in override.items())
 
 
 def _gate_row(gate: GateResult) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from canary.decision import Decision, GateStatus, Verdict
 from canary.report.data import ReportData
-from canary.report.words import SIGNS, headline, printable
+from canary.report.words import SIGNS, headline, override_in_words, printable
 from canary.wording import seconds
 
 _STYLES = {
@@ -40,7 +40,7 @@ def _overview(decisions: tuple[Decision, ...]) -> Table:
     for decision in decisions:
         table.add_row(
             Text(printable(decision.policy)),
-            _verdict(decision),
+            _verdict(decision) + _overridden(decision),
             _limits_shown(decision),
             f"{decision.pairs:,}",
             seconds(decision.elapsed_s),
@@ -51,6 +51,12 @@ def _overview(decisions: tuple[Decision, ...]) -> Table:
 def _verdict(decision: Decision) -> Text:
     sign = SIGNS[decision.verdict]
     return Text(f"{sign} {decision.verdict}", style=_STYLES[decision.verdict])
+
+
+def _overridden(decision: Decision) -> Text:
+    if not decision.override:
+        return Text()
+    return Text(f"\n! by hand: {printable(decision.override['action'])}", style="bold")
 
 
 def _limits_shown(decision: Decision) -> str:
@@ -66,12 +72,12 @@ def _print_case(decision: Decision, console: Console) -> None:
         (printable(decision.policy), "bold"), "  ", _verdict(decision)
     )
     console.print(title)
+    if decision.override:
+        told = override_in_words(decision.override)
+        _print_item("!", f"overridden by hand: {told}", console)
     for sentence in decision.because:
         _print_item("-", sentence, console)
     _print_item("→", decision.action, console)
-    if decision.override:
-        parts = [f"{key}: {value}" for key, value in decision.override.items()]
-        _print_item("!", f"overridden by hand ({', '.join(parts)})", console)
     console.print()
 
 

@@ -2,10 +2,11 @@
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from canary.decision import Decision, GateResult, GateStatus, Verdict
 from canary.policy.model import Policy
+from canary.report.facts import moment
 from canary.wording import limit_in_words, rounded_up, seconds, units_in_words
 
 SIGNS = {
@@ -82,6 +83,12 @@ def _gate_needs(gate: GateResult) -> str:
         f"{gate.name}: about {units_in_words(more, gate, 'more ')} ({gate.units:,} so "
         "far), if what follows looks like what came so far."
     )
+
+
+def override_in_words(override: Mapping[str, str]) -> str:
+    """Return what a person decided beside the verdict: action, who, when, why."""
+    action, by, why = (override[key] for key in ("action", "by", "why"))
+    return f"{action}, by {by} on {moment(override['when'])}: {why}"
 
 
 def evidence_in_words(log_e: float, needed: float | None = None) -> str:

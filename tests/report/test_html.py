@@ -288,10 +288,19 @@ def test_evidence_beyond_measure(report_data: ReportData) -> None:
 
 def test_override_is_never_hidden(report_data: ReportData) -> None:
     """Who overrode a verdict, and why, stands in its banner."""
-    html = render_html(only(report_data, 0, override={"by": "Ada", "why": "freeze"}))
+    override = {
+        "action": "rollback",
+        "by": "Ada <ada@example.org>",
+        "when": "2026-11-24T02:10:00+00:00",
+        "why": "freeze",
+    }
+    html = render_html(only(report_data, 0, override=override))
 
+    assert [] == Page(html).faults
     assert "Overridden by hand." in html
-    assert "by: Ada; why: freeze" in html
+    who = "Ada &lt;ada@example.org&gt;"
+    assert f"rollback, by {who} on 24 November 2026, 02:10 UTC: freeze" in html
+    assert "by hand: rollback" in html
 
 
 def test_import_is_quick() -> None:

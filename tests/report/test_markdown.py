@@ -62,3 +62,23 @@ def test_seed_zero_is_a_seed(report_data: ReportData) -> None:
 
     assert "seed `0`" in render_markdown(report_data)
     assert "seed not recorded" in render_markdown(missing)
+
+
+def test_override_is_never_hidden(report_data: ReportData) -> None:
+    """Who overrode a verdict stands beside it in the table and under it in the text."""
+    override = {
+        "action": "hold",
+        "by": "Ada",
+        "when": "2026-11-24T02:10:00+00:00",
+        "why": "a | b",
+    }
+    decision = dataclasses.replace(report_data.decisions[0], override=override)
+    text = render_markdown(
+        dataclasses.replace(
+            report_data, decisions=(decision, *report_data.decisions[1:])
+        )
+    )
+
+    said = "hold, by Ada on 24 November 2026, 02:10 UTC: a \\| b"
+    assert f"**Overridden by hand**: {said}" in text
+    assert "promote<br>**overridden: hold**" in text

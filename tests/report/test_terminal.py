@@ -46,13 +46,19 @@ def test_text_from_outside_is_not_markup(report_data: ReportData) -> None:
 
 def test_override_is_never_hidden(report_data: ReportData) -> None:
     """Who overrode a verdict, and why, stands under the verdict."""
-    decision = dataclasses.replace(
-        report_data.decisions[0], override={"by": "Ada", "why": "holiday freeze"}
-    )
+    override = {
+        "action": "hold",
+        "by": "Ada",
+        "when": "2026-11-24T02:10:00+00:00",
+        "why": "freeze",
+    }
+    decision = dataclasses.replace(report_data.decisions[0], override=override)
     text = printed(
         dataclasses.replace(
             report_data, policies=report_data.policies[:1], decisions=(decision,)
         )
     )
 
-    assert "overridden by hand (by: Ada, why: holiday freeze)" in text
+    said = "overridden by hand: hold, by Ada on 24 November 2026, 02:10 UTC: freeze"
+    assert said in " ".join(text.split())
+    assert "! by hand: hold" in text

@@ -1,0 +1,226 @@
+"""The commands about runs that exist: look, judge again, record a person's word.
+
+Like `canary.cli`, a place that prints and exits; commands import when they are called.
+"""
+
+import json
+import socket
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from canary.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from canary.decision import Decision
+    from canary.evidence.journal import RunFolder
+    from canary.policy.model import Policy
+    from canary.status import RunStatus
+
+app = typer.Typer()
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+
+_REREAD_EVERY_S = 1.0
+_WRITING_S = 60.0
+
+
+@app.command()
+def status(run_folder: RunArgument, as_json: AsJson = False) -> None:
+    """Say how a run stands: pace, gates, failures, time to the verdict."""
+    from rich.console import Console
+
+    from canary.evidence.journal import RunFolder
+    from canary.live import render
+    from canary.status import read_status
+
+    found = read_status(RunFolder(run_folder), wall_clock=time.time)
+    if as_json:
+        _print_json(found.to_dict())
+    else:
+        Console().print(render(found))
+
+
+@app.command()
+def watch(run_folder: RunArgument) -> None:
+    """Show a run until it is over; the exit code is then that of its verdicts."""
+    from rich.console import Console
+
+    from canary.decision import worst_exit_code
+    from canary.evidence.journal import RunFolder
+    from canary.history import verdicts_of
+    from canary.live import Screen, plain_line
+    from canary.status import read_status
+
+    folder = RunFolder(run_folder)
+    try:
+        with Screen(Console(), clock=time.monotonic) as screen:
+            while True:
+                found = read_status(folder, wall_clock=time.time)
+                screen.show(found)
+                verdicts = verdicts_of(folder, found) if found.state.over else None
+                if verdicts is not None:
+                    break
+                if found.state.over and _writer_is_gone(found):
+                    raise UsageError(
+                        f"{run_folder}: the run ended, but its decisions were never "
+                        f"written; write them with `canary report {run_folder}`"
+                    )
+                time.sleep(_REREAD_EVERY_S)
+    except KeyboardInterrupt:  # the run itself goes on
+        raise typer.Exit(ExitCode.UNDECIDED) from None
+    typer.echo(plain_line(found))
+    raise typer.Exit(worst_exit_code(verdicts))
+
+
+def _writer_is_gone(found: "RunStatus") -> bool:
+    """Whether nobody is left to write the decisions of a run that has ended."""
+    from canary.evidence.lease import is_running
+
+    if found.host == socket.gethostname() and found.pid is not None:
+        return not is_running(found.pid)
+    return time.time() - (found.updated_unix_s or 0.0) > _WRITING_S
+
+
+@app.command()
+def runs(
+    folder: Annotated[
+        Path, typer.Argument(metavar="[FOLDER]", help="Where to look.")
+    ] = Path("reports"),
+    as_json: AsJson = False,
+) -> None:
+    """List the runs below a folder with their verdicts, the newest first."""
+    from rich.console import Console
+
+    from canary.history import list_runs
+    from canary.live import render_runs
+
+    found = list_runs(folder, wall_clock=time.time)
+    if as_json:
+        _print_json([entry.to_dict() for entry in found])
+    elif found:
+        Console().print(render_runs(found))
+    else:
+        typer.echo(f"{folder}: no runs here; `canary run POLICY` makes one")
+
+
+@app.command()
+def override(
+    run_folder: RunArgument,
+    policy: Annotated[str, typer.Option(help="Which policy of the run.")],
+    action: Annotated[str, typer.Option(help="promote, rollback or hold.")],
+    by: Annotated[str, typer.Option(help="Who answers for it.")],
+    why: Annotated[str, typer.Option(help="The reason.")],
+) -> None:
+    """Record that a person decides otherwise; the verdict stays what it is."""
+    from canary import experiment
+    from canary.evidence.journal import RunFolder
+    from canary.evidence.lease import Lease
+    from canary.overrides import record_override
+
+    folder = RunFolder(run_folder)
+    record_override(
+        folder, policy=policy, action=action, by=by, why=why, wall_clock=time.time
+    )
+    if Lease(folder, wall_clock=time.time).is_taken():
+        typer.echo("Recorded; the report shows it once the run is over.")
+        return
+    experiment.conclude(folder, experiment.kept_policies(folder))
+    typer.echo(f"Recorded, beside the verdict. Report: {folder.report_html}")
+
+
+@app.command()
+def judge(
+    evidence: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN|OBSERVATIONS",
+            help="A run folder, or observations as .parquet, .csv or .jsonl.",
+        ),
+    ],
+    policy: Annotated[
+        list[Path], typer.Option("--policy", help="A policy file; may be repeated.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Judge what was recorded under these policies; write nothing."""
+    from canary.decision import worst_exit_code
+    from canary.evidence.journal import RunFolder
+    from canary.evidence.reading import read_observations
+    from canary.judge import judge as decide
+    from canary.policy.load import load_policies
+    from canary.record import ended_of, read_run
+
+    if not evidence.exists():
+        raise UsageError(f"{evidence}: no such file or folder; name what was recorded")
+    loaded = load_policies(policy)
+    record = read_run(RunFolder(evidence)) if evidence.is_dir() else {}
+    observations = read_observations(evidence)
+    decisions = [
+        decide(
+            one,
+            observations,
+            run=record.get("run", evidence.name),
+            ended=ended_of(record, one.name, one.sha256),
+        )
+        for one in loaded
+    ]
+    if as_json:
+        documents = [decision.to_dict() for decision in decisions]
+        _print_json(documents if len(documents) > 1 else documents[0])
+    else:
+        _print_decisions(record, loaded, decisions)
+    raise typer.Exit(worst_exit_code([decision.verdict for decision in decisions]))
+
+
+@app.command()
+def report(run_folder: RunArgument) -> None:
+    """Judge a run again and write its reports anew."""
+    from canary import experiment
+    from canary.evidence.journal import RunFolder
+
+    folder = RunFolder(run_folder)
+    policies = experiment.kept_policies(folder)
+    finish(folder, policies, experiment.conclude(folder, policies))
+
+
+def finish(
+    folder: "RunFolder",
+    policies: "Sequence[Policy]",
+    decisions: "Sequence[Decision]",
+) -> None:
+    """Print a run's decisions and exit with what they say."""
+    from canary.decision import worst_exit_code
+    from canary.record import read_run
+
+    _print_decisions(read_run(folder), policies, decisions)
+    typer.echo(f"Report: {folder.report_html}")
+    raise typer.Exit(worst_exit_code([decision.verdict for decision in decisions]))
+
+
+def _print_decisions(
+    record: dict[str, object],
+    policies: "Sequence[Policy]",
+    decisions: "Sequence[Decision]",
+) -> None:
+    from rich.console import Console
+
+    from canary.evidence.observation import SCHEMA
+    from canary.report import ReportData, render_terminal
+
+    data = ReportData(
+        run=record,
+        policies=tuple(policies),
+        decisions=tuple(decisions),
+        observations=SCHEMA.empty_table(),
+    )
+    render_terminal(data, Console())
+
+
+def _print_json(found: object) -> None:
+    typer.echo(json.dumps(found, indent=2, ensure_ascii=False))

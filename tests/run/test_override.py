@@ -1,0 +1,118 @@
+"""A person's word beside the verdict: recorded, shown, and changing nothing else."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from canary.errors import UsageError
+from canary.evidence.journal import RunFolder
+from canary.evidence.lease import Lease
+from canary.overrides import read_overrides, record_override
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def demo(tmp_path):
+    """The demo's run, to be overridden."""
+    shutil.copytree(ROOT / "reports/samples/demo", tmp_path / "demo")
+    return tmp_path / "demo"
+
+
+def canary(*arguments, cwd):
+    return subprocess.run(
+        [sys.executable, "-m", "canary.cli", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "COLUMNS": "120"},
+    )
+
+
+def override(demo, action="promote", policy="window", by="Ada", why="a | reason"):
+    return canary(
+        *("override", "demo", "--policy", policy, "--action", action),
+        *("--by", by, "--why", why),
+        cwd=demo.parent,
+    )
+
+
+def test_an_override_is_kept_and_shown_and_changes_no_verdict(demo):
+    """Both lines stay, the last one counts, the exit code is still the verdict's."""
+    first = override(demo, "hold", why="wait for legal")
+    second = override(demo)
+    report = canary("report", "demo", cwd=demo.parent)
+    document = json.loads((demo / "decision.window.json").read_text())
+
+    assert 0 == first.returncode == second.returncode, first.stderr + second.stderr
+    assert 3 == report.returncode
+    assert "rollback" == document["verdict"]
+    assert ("promote", "Ada") == (
+        document["override"]["action"],
+        document["override"]["by"],
+    )
+    lines = (demo / "overrides.jsonl").read_text().splitlines()
+    assert ["hold", "promote"] == [json.loads(line)["action"] for line in lines]
+    assert "overridden by hand: promote, by Ada on" in " ".join(report.stdout.split())
+    assert "Overridden by hand" in (demo / "report.html").read_text()
+    assert "**Overridden by hand**: promote, by Ada" in (demo / "report.md").read_text()
+    other = json.loads((demo / "decision.latency-only.json").read_text())
+    assert other["override"] is None
+
+
+def test_a_run_that_somebody_writes_gets_the_line_only(demo):
+    """Reports belong to the writer until it is done."""
+    before = (demo / "report.md").read_bytes()
+    with Lease(RunFolder(demo), wall_clock=time.time).held():
+        told = override(demo)
+
+    assert 0 == told.returncode, told.stderr
+    assert "once the run is over" in told.stdout
+    assert 1 == len(read_overrides(RunFolder(demo)))
+    assert before == (demo / "report.md").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"policy": "windwo"}, "has no such policy; write window"),
+        ({"action": "promotes"}, "no such action; write promote"),
+        ({"action": "xyz"}, "write one of promote, rollback, hold"),
+        ({"by": " "}, "--by: is empty"),
+        ({"why": ""}, "--why: is empty"),
+    ],
+)
+def test_what_is_wrong_with_an_override_is_one_sentence(demo, changes, said):
+    """Exit code 2, one line, and nothing recorded."""
+    result = override(demo, **changes)
+
+    assert 2 == result.returncode
+    assert said in result.stderr
+    assert 1 == len(result.stderr.splitlines())
+    assert not (demo / "overrides.jsonl").exists()
+
+
+def test_a_damaged_line_is_named(demo):
+    """A line that is no override stops the report: it might have been the last word."""
+    folder = RunFolder(demo)
+    record_override(
+        folder,
+        policy="window",
+        action="hold",
+        by="Ada",
+        why="so",
+        wall_clock=lambda: 0.0,
+    )
+    with folder.overrides.open("a") as file:
+        file.write('{"policy": "window"\n')
+
+    with pytest.raises(UsageError, match=r"overrides\.jsonl:2: is no override"):
+        read_overrides(folder)
