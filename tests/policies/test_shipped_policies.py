@@ -26,6 +26,19 @@ def prepared():
     return experiment.prepare(load_policies(PATHS), seed=0)
 
 
+def test_the_policies_for_a_gpu_can_be_run_together():
+    """They load, find their files, and share one plan whose tail can be decided."""
+    policies = load_policies(sorted((ROOT / "policies/gpu").glob("*.yaml")))
+    comparable(policies)
+
+    plan = experiment.prepare(policies, seed=0).plan
+
+    assert len(policies) == 2
+    assert [] == [fault for policy in policies for fault in missing_files(policy)]
+    # a p99 has no finite bound below 1,197 requests
+    assert sum(request.kind == "latency" for request in plan.requests) > 2 * 1197
+
+
 def decisions(prepared, folder, **variants):
     """Play the demo's whole plan on scripted arms; verdict by policy."""
     clock = FakeClock()
