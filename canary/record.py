@@ -64,24 +64,29 @@ def new_record(
             "span_s": plan.requests[-1].arrival_s,
             "notes": list(plan.notes),
         },
-        "source": {
-            "path": str(trace.path),
-            "format": trace.format,
-            "sha256": trace.sha256,
-            "rows": len(trace.rows),
-            "bad_rows": trace.bad_row_count,
-        },
-        "validation": [
-            {
-                "path": str(one.path),
-                "sha256": one.sha256,
-                "items": len(one.items),
-                "groups": len({item.group or item.id for item in one.items}),
-            }
-            for one in validation
-        ],
+        "source": _source(trace),
+        "validation": [_validation(one) for one in validation],
         "arms": {name: dict(described) for name, described in arms.items()},
         "policies": {policy.name: policy.sha256 for policy in policies},
+    }
+
+
+def _source(trace: Trace) -> dict[str, Any]:
+    return {
+        "path": str(trace.path),
+        "format": trace.format,
+        "sha256": trace.sha256,
+        "rows": len(trace.rows),
+        "bad_rows": trace.bad_row_count,
+    }
+
+
+def _validation(one: ValidationSet) -> dict[str, Any]:
+    return {
+        "path": str(one.path),
+        "sha256": one.sha256,
+        "items": len(one.items),
+        "groups": len({item.group or item.id for item in one.items}),
     }
 
 
