@@ -1,35 +1,24 @@
-"""How the reference model reads on CUDA: at few lengths, by CUDA graphs.
+"""How the reference model reads on CUDA: prompts at few lengths, tokens by CUDA graphs.
 
-The device reads a prompt or a word in far less time than the CPU takes to launch the
-two hundred small kernels for it. Here all that comes between two attention calls is
-recorded once for each length, when the model is loaded, and replayed. Attention itself
-stays outside, over exactly the keys that there are: one recording serves all patterns,
-and that of one word serves all places in a text.
+Decoding one token takes the device far less time than it takes the CPU to launch its
+two hundred small kernels. Here all that comes between two attention calls is recorded
+once, when the model is loaded, and replayed; attention itself stays outside, over
+exactly the keys that there are, so that one recording serves all lengths and patterns.
 """
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
-from canary.attention import padded_length, warm_lengths
-from canary.variants.model import Attend, Cache, ReferenceModel
+from canary.attention import padded_length
+from canary.variants.model import Attend, Cache, Layer, ReferenceModel, Rotation
 from canary.variants.vocabulary import PAD
 
-RECORDED_TOKENS = 8192
-"""Longer prompts keep the device busy for longer than their launches take."""
-
-_WARM_UP_CALLS = 2
-
-
-class Recording(Protocol):
-    """What was recorded, to be run again: a CUDA graph."""
-
-    def replay(self) -> None:
-        """Run it on what its buffers hold now."""
+_WARM_UP_CALLS = 3
 
 
 class CudaReader:
@@ -43,22 +32,15 @@ class CudaReader:
     def __init__(self, model: ReferenceModel, *, words: int) -> None:
         a, device = model.architecture, model.embedding.device
         self._model, self._words, self._device = model, words, device
-        self._layers = model.layers()
-        inner = a.heads * a.head_width
-        # What recordings read and write: each the beginning of a buffer, by its length.
-        self._tokens, self._last, self._position, self._next = (
-            torch.zeros(size, dtype=torch.long, device=device)
-            for size in (RECORDED_TOKENS, 1, 1, 1)
+        self._token = torch.zeros(1, dtype=torch.long, device=device)
+        self._position = torch.zeros(1, dtype=torch.long, device=device)
+        self._seen = torch.zeros(
+            1, a.heads * a.head_width, dtype=model.dtype, device=device
         )
-        self._x, self._q, self._k, self._v, self._seen = (
-            torch.zeros(RECORDED_TOKENS, width, dtype=model.dtype, device=device)
-            for width in (a.width, inner, inner, inner, inner)
-        )
-        self._pool: Any = None
-        self._recordings = {
-            length: self._record(length)
-            for length in (*reversed(warm_lengths(RECORDED_TOKENS)), 1)
-        }
+        self._shape = (1, 1, a.heads, a.head_width)
+        self._graphs: list[torch.cuda.CUDAGraph] = []
+        self._heads: list[list[Tensor]] = []
+        self._record()
 
     def reader(
         self, attend: Attend, *, capacity_tokens: int
@@ -82,77 +64,61 @@ class CudaReader:
 
         No word sees the padding; what it leaves in the cache is overwritten.
         """
-        length = padded_length(len(ids))
-        tokens = torch.tensor([*ids, *[PAD] * (length - len(ids))])
-        if length in self._recordings:
-            self._tokens[:length].copy_(tokens)
-            self._last.fill_(len(ids) - 1)
-            likeliest = self._replay(length, attend, cache)
-        else:
-            x = self._model(tokens[None].to(self._device), attend, cache)
-            likeliest = self._likeliest(x[0, len(ids) - 1])
+        padding = [PAD] * (padded_length(len(ids)) - len(ids))
+        tokens = torch.tensor([[*ids, *padding]], device=self._device)
+        x = self._model(tokens, attend, cache)[0, len(ids) - 1]
         cache.length = len(ids)
-        return int(likeliest)
+        return int(self._likeliest(x))
 
     def _decode(self, token: int, attend: Attend, cache: Cache) -> int:
-        self._tokens[:1].fill_(token)
-        self._last.fill_(0)
+        self._token.fill_(token)
         self._position.fill_(cache.length)
-        likeliest = self._replay(1, attend, cache)
-        cache.length += 1
-        return int(likeliest)
-
-    def _replay(self, length: int, attend: Attend, cache: Cache) -> Tensor:
-        a = self._model.architecture
-        q, k, v, seen = (
-            buffer[:length].view(1, length, a.heads, a.head_width)
-            for buffer in (self._q, self._k, self._v, self._seen)
-        )
-        *before, last = self._recordings[length]
-        for layer, recording in enumerate(before):
-            recording.replay()
+        for layer, heads in enumerate(self._heads):
+            self._graphs[layer].replay()
+            q, k, v = (h.view(self._shape) for h in heads)
             keys, values = cache.extend(layer, k, v)
-            out = attend(
-                q.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), layer
-            )
-            seen.copy_(out.transpose(1, 2))
-        last.replay()
-        return self._next
+            q, keys, values = (h.transpose(1, 2) for h in (q, keys, values))
+            self._seen.copy_(attend(q, keys, values, layer).view_as(self._seen))
+        self._graphs[-1].replay()
+        cache.length += 1
+        return int(self._next)
 
     def _likeliest(self, x: Tensor) -> Tensor:
         return self._model.logits(x)[: self._words].argmax()
 
-    def _record(self, length: int) -> list[Recording]:
-        """Record what comes before attention in each layer, and what comes last."""
-        model, x, seen = self._model, self._x[:length], self._seen[:length]
-        table = model.turns(torch.arange(length, device=self._device))
+    def _record(self) -> None:
+        model = self._model
+        layers = model.layers()
 
-        def before(layer: int) -> None:
-            turns = table if length > 1 else model.turns(self._position)
-            if layer:
-                x.copy_(model.after(x, seen, self._layers[layer - 1]))
-            else:
-                x.copy_(embedding(self._tokens[:length], model.embedding))
-            heads = model.before(x, self._layers[layer], turns)
-            for buffer, head in zip((self._q, self._k, self._v), heads, strict=True):
-                buffer[:length].copy_(head.flatten(1))
+        def first() -> tuple[Tensor, ...]:
+            turns = model.turns(self._position)
+            x = embedding(self._token, model.embedding).to(model.dtype)
+            return (*turns, x, *model.before(x, layers[0], turns))
 
-        def last() -> None:
-            # Of the last layer only the last word's result is looked at.
-            one, its = (rows.index_select(0, self._last) for rows in (x, seen))
-            self._next.copy_(
-                self._likeliest(model.after(one, its, self._layers[-1])[0])
+        cos, sin, x, *heads = self._graph(first)
+        for layer, following in pairwise(layers):
+            self._heads.append(heads)
+            x, *heads = self._graph(
+                partial(self._between, x, (cos, sin), layer, following)
             )
+        self._heads.append(heads)
 
-        layers = range(len(self._layers))
-        return [*(self._graph(partial(before, n)) for n in layers), self._graph(last)]
+        def last() -> tuple[Tensor, ...]:
+            return (self._likeliest(model.after(x, self._seen, layers[-1])[-1]),)
 
-    def _graph(self, piece: Callable[[], None]) -> Recording:
-        """Record what a piece launches.
+        (self._next,) = self._graph(last)
+
+    def _between(
+        self, x: Tensor, rotation: Rotation, layer: Layer, following: Layer
+    ) -> tuple[Tensor, ...]:
+        x = self._model.after(x, self._seen, layer)
+        return (x, *self._model.before(x, following, rotation))
+
+    def _graph(self, piece: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        """Record what a piece launches; return where its replays leave their results.
 
         It runs before on a stream of its own, as torch asks, so that libraries have set
-        themselves up and nothing of that is recorded. All share one pool of memory: one
-        runs at a time, and what is to stay is in the buffers.
+        themselves up and nothing of it is recorded.
         """
         aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch leaves it so
         aside.wait_stream(torch.cuda.current_stream())
@@ -161,7 +127,7 @@ class CudaReader:
                 piece()
         torch.cuda.current_stream().wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
-            piece()
-        self._pool = self._pool or graph.pool()
-        return graph
+        with torch.cuda.graph(graph):
+            results = piece()
+        self._graphs.append(graph)
+        return results

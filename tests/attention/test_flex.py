@@ -1,5 +1,7 @@
 """Flex attention: its tables, its compiled forms, and its values without a compiler."""
 
+from itertools import product
+
 import pytest
 import torch
 
@@ -126,17 +128,17 @@ def test_flex_that_is_not_compiled_is_named_so():
 @pytest.mark.skipif(not CUDA, reason="no CUDA device")
 def test_one_compiled_kernel_serves_all_rules_and_lengths_on_cuda(forms):
     """Fused, in the layout of a model and its cache, with the reference's values."""
-    for rule in RULES:
-        for length in (100, 300, 512, 900, 1024, 2500):
+    # Tensors of one autograd mode: those made outside of it would be another form.
+    with torch.inference_mode():
+        for rule, length in product(RULES, (100, 300, 512, 900, 1024, 2500)):
             shape = (1, length, 4, 64)
             cache = torch.randn(2, 1, length + 77, 4, 64, device="cuda").bfloat16()
             q = torch.randn(shape, device="cuda").bfloat16().transpose(1, 2)
             k, v = (each[:, :length].transpose(1, 2) for each in cache)
-            with torch.inference_mode():
-                out, evidence = attend(q, k, v, rule, backend="flex")
-                exact, _ = attend(
-                    q.double(), k.double(), v.double(), rule, backend="reference"
-                )
+            out, evidence = attend(q, k, v, rule, backend="flex")
+            exact, _ = attend(
+                q.double(), k.double(), v.double(), rule, backend="reference"
+            )
             assert f"flex[{rule}]" == str(evidence)
             torch.testing.assert_close(out.double(), exact, rtol=3e-2, atol=3e-2)
 

@@ -5,8 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from canary.attention import attend, padded_length, pattern, warm_lengths
-from canary.variants import cuda
+from canary.attention import attend, pattern
 from canary.variants.cuda import CudaReader
 from canary.variants.model import Architecture, Cache, ReferenceModel
 
@@ -16,11 +15,19 @@ WORDS = 250
 
 @pytest.fixture
 def reader(monkeypatch):
-    """A reader on the CPU that runs again what it would have recorded."""
-    monkeypatch.setattr(cuda, "RECORDED_TOKENS", 512)
-    monkeypatch.setattr(
-        CudaReader, "_graph", lambda _, piece: SimpleNamespace(replay=piece)
-    )
+    """A reader on the CPU that runs again, into the same places, what it recorded."""
+
+    def record(self, piece):
+        places = piece()
+
+        def replay():
+            for place, result in zip(places, piece(), strict=True):
+                place.copy_(result)
+
+        self._graphs.append(SimpleNamespace(replay=replay))
+        return places
+
+    monkeypatch.setattr(CudaReader, "_graph", record)
     model = ReferenceModel(TINY)
     chance = torch.Generator().manual_seed(7)
     with torch.no_grad():
@@ -36,7 +43,7 @@ def seen(q, k, v, layer):
 
 @pytest.mark.parametrize("length", [1, 100, 128, 300, 700])
 def test_replayed_words_are_those_of_the_model(reader, length):
-    """Prompts recorded or not, and words behind them, read as the model reads them."""
+    """A prompt, padded, and words behind it read as the model itself reads them."""
     model = reader._model
     prompt = torch.randint(
         2, 300, (length,), generator=torch.Generator().manual_seed(3)
@@ -65,9 +72,3 @@ def test_another_request_leaves_nothing_behind(reader):
     answer(first)
 
     assert alone == answer(second)
-
-
-def test_every_length_up_to_the_limit_is_recorded(reader):
-    """What a prompt is padded to has been recorded, and so has one word."""
-    assert {1, *warm_lengths(512)} == set(reader._recordings)
-    assert padded_length(300) in reader._recordings
