@@ -55,6 +55,7 @@ def watch(run_folder: RunArgument) -> None:
     from canary.evidence.journal import RunFolder
     from canary.history import verdicts_of
     from canary.live import Screen, plain_line
+    from canary.report.words import printable
     from canary.status import read_status
 
     folder = RunFolder(run_folder)
@@ -62,10 +63,10 @@ def watch(run_folder: RunArgument) -> None:
         with Screen(Console(), clock=time.monotonic) as screen:
             while True:
                 found = read_status(folder, wall_clock=time.time)
-                screen.show(found)
                 verdicts = verdicts_of(folder, found) if found.state.over else None
                 if verdicts is not None:
                     break
+                screen.show(found)
                 if found.state.over and _writer_is_gone(found):
                     raise UsageError(
                         f"{run_folder}: the run ended, but its decisions were never "
@@ -75,6 +76,8 @@ def watch(run_folder: RunArgument) -> None:
     except KeyboardInterrupt:  # the run itself goes on
         raise typer.Exit(ExitCode.UNDECIDED) from None
     typer.echo(plain_line(found))
+    for policy, verdict in zip(found.policies, verdicts, strict=True):
+        typer.echo(f"{printable(policy.name)}: {verdict}")
     raise typer.Exit(worst_exit_code(verdicts))
 
 

@@ -190,19 +190,17 @@ def _policy(
 
 def _gates(gates: Iterable[GateState], *, wide: bool) -> Table:
     table = Table.grid(padding=(0, 1))
-    table.add_column(width=1)
     table.add_column(width=14, no_wrap=True)
     table.add_column(width=24 if wide else 18, no_wrap=True, overflow="ellipsis")
     bar_width = 27 if wide else 15
     table.add_column(width=bar_width, no_wrap=True)
-    table.add_column(width=12, no_wrap=True, justify="right")
+    table.add_column(width=13, no_wrap=True, justify="right")
     if wide:
         table.add_column(width=18, no_wrap=True, justify="right")
     table.add_column(width=15, no_wrap=True, overflow="ellipsis", justify="right")
     for gate in gates:
         limit = [f"limit {effect_in_words(gate.limit, gate)}"] if wide else []
         table.add_row(
-            "",
             Text(f"{STATUS_SIGNS[gate.status]} {gate.status}"),
             Text(printable(gate.name)),
             Text(bar(gate, bar_width), style=_STYLES[gate.status]),

@@ -203,9 +203,13 @@ def read_status(folder: RunFolder, *, wall_clock: Clock) -> RunStatus:
         if record.get("ended") in (None, INTERRUPTED):
             told = f"go on with `canary resume {folder.root}`"
         raise UsageError(f"{folder.root}: the run left no status.json; {told}")
-    if not found.state.over:
-        gone = f"its process is gone; go on with `canary resume {folder.root}`"
-        return replace(
-            found, state=RunState.INTERRUPTED, reason=gone, eta_s=None, eta_reason=gone
-        )
-    return found
+    if found.state is RunState.ENDED:
+        return found
+    why = "stopped in order" if found.state.over else "its process is gone"
+    return replace(
+        found,
+        state=RunState.INTERRUPTED,
+        reason=f"{why}; go on with `canary resume {folder.root}`",
+        eta_s=None,
+        eta_reason="nothing more is sent",
+    )

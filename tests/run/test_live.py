@@ -240,7 +240,9 @@ def test_watching_a_run_that_ended_exits_with_its_verdicts(tmp_path):
     told = canary("status", "demo", "--json", cwd=tmp_path)
 
     assert 3 == watched.returncode, watched.stderr
-    assert "ended: 638 of 638 requests, end of traffic" in watched.stdout
+    assert 1 == watched.stdout.count("ended: 638 of 638 requests, end of traffic")
+    assert "window: rollback\n" in watched.stdout
+    assert "tail-latency: inconclusive\n" in watched.stdout
     assert 0 == told.returncode
     assert '"state": "ended"' in told.stdout
 
