@@ -3,6 +3,7 @@
 from canary.arms.base import Completion
 from canary.evidence.observation import Observation
 from canary.traffic.request import Request
+from canary.variants.base import Generation
 from canary.variants.scoring import score
 
 
@@ -38,12 +39,6 @@ def observation(
         warm: Whether it belongs to a warm-up and counts nowhere.
     """
     made = completion.generation
-    answered = made is not None and queue_s is not None
-    wait_s = queue_s or 0.0
-    tpot_s = None
-    if made is not None and made.output_tokens >= 2:
-        tpot_s = (made.end_s - made.first_token_s) / (made.output_tokens - 1)
-    scored = made is not None and made.answer is not None and request.kind == "quality"
     return Observation(
         request_id=request.request_id,
         arm=arm,
@@ -55,15 +50,10 @@ def observation(
         group=request.group,
         group_items=group_items,
         task=request.task,
-        score=score(made.answer or "", request.target, request.scorer)
-        if made and scored
-        else None,
-        ttft_s=wait_s + made.first_token_s if made and answered else None,
-        ttft_send_s=made.first_token_s if made else None,
-        tpot_s=tpot_s,
+        score=_score(request, made) if made else None,
         queue_s=queue_s,
         service_s=completion.service_s,
-        latency_s=wait_s + completion.service_s if answered else None,
+        **(_times(made, queue_s) if made else {}),
         output_tokens=made.output_tokens if made else None,
         peak_memory_bytes=completion.peak_memory_bytes,
         density=made.density if made else None,
@@ -76,3 +66,21 @@ def observation(
         answer=made.answer if made else None,
         error=completion.error,
     )
+
+
+def _score(request: Request, made: Generation) -> float | None:
+    if made.answer is None or request.kind != "quality":
+        return None
+    return score(made.answer, request.target, request.scorer)
+
+
+def _times(made: Generation, queue_s: float | None) -> dict[str, float]:
+    """Return the times of an answer, as far as they are known."""
+    times = {"ttft_send_s": made.first_token_s}
+    if made.output_tokens >= 2:
+        later_s = made.end_s - made.first_token_s
+        times["tpot_s"] = later_s / (made.output_tokens - 1)
+    if queue_s is not None:
+        times["ttft_s"] = queue_s + made.first_token_s
+        times["latency_s"] = queue_s + made.end_s
+    return times
