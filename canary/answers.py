@@ -1,5 +1,7 @@
 """From what an arm made of a request to the row that is recorded of it."""
 
+from typing import NamedTuple
+
 from canary.arms.base import Completion
 from canary.evidence.observation import Observation
 from canary.traffic.request import Request
@@ -39,6 +41,7 @@ def observation(
         warm: Whether it belongs to a warm-up and counts nowhere.
     """
     made = completion.generation
+    times = _times(made, queue_s)
     return Observation(
         request_id=request.request_id,
         arm=arm,
@@ -53,7 +56,10 @@ def observation(
         score=_score(request, made) if made else None,
         queue_s=queue_s,
         service_s=completion.service_s,
-        **(_times(made, queue_s) if made else {}),
+        ttft_s=times.first_token_s,
+        ttft_send_s=made.first_token_s if made else None,
+        tpot_s=times.further_token_s,
+        latency_s=times.end_s,
         output_tokens=made.output_tokens if made else None,
         peak_memory_bytes=completion.peak_memory_bytes,
         density=made.density if made else None,
@@ -74,13 +80,21 @@ def _score(request: Request, made: Generation) -> float | None:
     return score(made.answer, request.target, request.scorer)
 
 
-def _times(made: Generation, queue_s: float | None) -> dict[str, float]:
-    """Return the times of an answer, as far as they are known."""
-    times = {"ttft_send_s": made.first_token_s}
+class _Times(NamedTuple):
+    """Of an answer, as far as they are known; first token and end from the arrival."""
+
+    first_token_s: float | None = None
+    further_token_s: float | None = None
+    end_s: float | None = None
+
+
+def _times(made: Generation | None, queue_s: float | None) -> _Times:
+    if made is None:
+        return _Times()
+    further_token_s = None
     if made.output_tokens >= 2:
         later_s = made.end_s - made.first_token_s
-        times["tpot_s"] = later_s / (made.output_tokens - 1)
-    if queue_s is not None:
-        times["ttft_s"] = queue_s + made.first_token_s
-        times["latency_s"] = queue_s + made.end_s
-    return times
+        further_token_s = later_s / (made.output_tokens - 1)
+    if queue_s is None:
+        return _Times(further_token_s=further_token_s)
+    return _Times(queue_s + made.first_token_s, further_token_s, queue_s + made.end_s)
