@@ -108,9 +108,47 @@ class Route:
     why: str
 
 
+class ControlStatus(StrEnum):
+    """What the A/A control says about one metric so far."""
+
+    AGREES = "agrees"
+    DIFFERS = "differs"
+    UNKNOWN = "can't tell yet"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Control:
+    """The baseline's second copy against the baseline, in one metric of the limits.
+
+    `column` is what was compared. For `effect` "ratio" the values are copy / baseline:
+    the median of the requests' own ratios or, with a `quantile`, the ratio of the two
+    quantiles. For "difference" they are copy - baseline. Each bound is one-sided at
+    the policy's alpha; None means that no finite value is known. `pairs` counts
+    validation groups for accuracy. Up to `tolerance` (or one through it) in either
+    direction the two count as equal.
+    """
+
+    metric: str
+    column: str
+    effect: str
+    quantile: float | None
+    over_s: float | None
+    tolerance: float
+    estimate: float | None
+    lower: float | None
+    upper: float | None
+    pairs: int
+    log_e_differs: float
+    status: ControlStatus
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validity:
-    """Whether the evidence can be trusted; `reasons` say why not, one sentence each."""
+    """Whether the evidence can be trusted; `reasons` say why not, one sentence each.
+
+    The A/A control answers `control_share` of the requests if the policy asks for it;
+    so far it has answered `control_pairs` beside the baseline.
+    """
 
     valid: bool
     reasons: tuple[str, ...]
@@ -120,6 +158,9 @@ class Validity:
     baseline_load: float | None
     kernels: dict[str, list[str]]
     devices: dict[str, list[str]]
+    control_share: float = 0.0
+    control_pairs: int = 0
+    control: tuple[Control, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

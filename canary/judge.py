@@ -7,15 +7,16 @@ first final one stands; rollback beats promote. See README, "How the verdict is 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from canary.decision import Decision, GateResult, Look, Route, Validity, Verdict
-from canary.evidence.pairs import Pairs, Side, pair_up
+from canary.evidence.pairs import CONTROL_ARM, Pairs, Side, pair_up
 from canary.gates import Weight, describe, weigh
+from canary.gates.control import ControlEvidence, describe_control, weigh_control
 from canary.policy.model import Policy, regime_names, variant_name
 from canary.stats import harm_mixture, paired_log_e
 from canary.wording import (
@@ -23,6 +24,7 @@ from canary.wording import (
     because_inconclusive,
     because_promote,
     because_rollback,
+    control_reasons,
 )
 
 MAX_VOID_SHARE = 0.01
@@ -38,13 +40,17 @@ class Ended:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weighed:
-    """One look, weighed: what the verdict follows from."""
+    """One look, weighed: what the verdict follows from.
+
+    `validity` doesn't say yet what the A/A control found; `control` does.
+    """
 
     look: Look
     pairs: Pairs
     weights: tuple[Weight, ...]
     log_e_rollback: float
     validity: Validity
+    control: ControlEvidence
 
 
 def take_look(policy: Policy, pairs: Pairs, *, cutoff_s: float) -> Weighed:
@@ -57,6 +63,7 @@ def take_look(policy: Policy, pairs: Pairs, *, cutoff_s: float) -> Weighed:
     """
     pairs = pairs.until(cutoff_s)
     validity = _validity(policy, pairs)
+    control = weigh_control(policy, pairs)
     weights = tuple(
         weigh(gate, policy, pairs, validity.baseline_load) for gate in policy.gates
     )
@@ -66,7 +73,7 @@ def take_look(policy: Policy, pairs: Pairs, *, cutoff_s: float) -> Weighed:
     )
     verdict = _verdict(
         policy,
-        validity,
+        valid=validity.valid and not control.differs,
         weights=weights,
         log_e_rollback=log_e_rollback,
         pairs=len(pairs),
@@ -85,6 +92,7 @@ def take_look(policy: Policy, pairs: Pairs, *, cutoff_s: float) -> Weighed:
         weights=weights,
         log_e_rollback=log_e_rollback,
         validity=validity,
+        control=control,
     )
 
 
@@ -137,15 +145,15 @@ def _look_times(policy: Policy, pairs: Pairs, ended: Ended | None) -> list[float
 
 def _verdict(
     policy: Policy,
-    validity: Validity,
     *,
+    valid: bool,
     weights: Sequence[Weight],
     log_e_rollback: float,
     pairs: int,
     elapsed_s: float,
 ) -> Verdict:
     rules = policy.decision
-    if not validity.valid:
+    if not valid:
         return Verdict.INVALID
     if log_e_rollback >= _threshold_rollback(policy):
         return Verdict.ROLLBACK
@@ -189,6 +197,9 @@ def _validity(policy: Policy, pairs: Pairs) -> Validity:
             f"answers are missing unequally: {lost_a:,} of the baseline, {lost_b:,} of "
             "the candidate; find out why before comparing the rest"
         )
+    control = pairs.control if policy.aa_control else None
+    if control is not None:
+        reasons += _other_kernels(control)
     return Validity(
         valid=not reasons,
         reasons=tuple(reasons),
@@ -196,9 +207,27 @@ def _validity(policy: Policy, pairs: Pairs) -> Validity:
         missing_baseline=lost_a,
         missing_candidate=lost_b,
         baseline_load=_baseline_load(pairs),
-        kernels=pairs.kernels,
-        devices=pairs.devices,
+        kernels=pairs.kernels | (control.kernels if control else {}),
+        devices=pairs.devices | (control.devices if control else {}),
+        control_share=policy.aa_control,
+        control_pairs=len(control) if control else 0,
     )
+
+
+def _other_kernels(control: Pairs) -> list[str]:
+    """The copy answers a share, so it may lack a kernel, but has none of its own."""
+    own = control.kernels[CONTROL_ARM]
+    of_baseline = [name for arm, names in control.kernels.items()
+                   for name in names if arm != CONTROL_ARM]  # fmt: skip
+    other = sorted(set(own) - set(of_baseline))
+    if not of_baseline or not other:
+        return []
+    ran, instead = ", ".join(other), ", ".join(of_baseline)
+    reason = (
+        f"the A/A control ran {ran}, the baseline only {instead}: its second copy is "
+        "not the same variant"
+    )
+    return [reason]
 
 
 def _unmeasured(arm: Side, other: Side) -> int:
@@ -237,6 +266,7 @@ def describe_look(
     They cost much more than the look itself. `looks` ends with this one; the other
     arguments are those of `judge`.
     """
+    state = replace(state, validity=_with_control(policy, state))
     verdict = state.look.verdict
     if verdict is Verdict.CONTINUE and _at_deadline(policy, state.look, ended):
         verdict = Verdict.INCONCLUSIVE
@@ -261,6 +291,12 @@ def describe_look(
         looks=tuple(looks),
         repeat=repeat or {},
     )
+
+
+def _with_control(policy: Policy, state: Weighed) -> Validity:
+    control = describe_control(policy, state.pairs, state.control)
+    reasons = (*control_reasons(control), *state.validity.reasons)
+    return replace(state.validity, valid=not reasons, reasons=reasons, control=control)
 
 
 def _at_deadline(policy: Policy, last: Look, ended: Ended | None) -> bool:

@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from canary.decision import GateResult, GateStatus
+from canary.decision import Control, ControlStatus, Decision, GateResult, GateStatus
 
 
 class Gauge(Protocol):
@@ -90,7 +90,7 @@ def points(value: float) -> str:
     return f"{number} point" if number == "1" else f"{number} points"
 
 
-def units_in_words(count: int, gate: GateResult, more: str = "") -> str:
+def units_in_words(count: int, gate: Gauge, more: str = "") -> str:
     """Return a number of what the gate counts: ``1,200 pairs``, ``3 more groups``."""
     name = "validation group" if gate.metric == "accuracy" else "pair"
     return f"{count:,} {more}{name}{'' if count == 1 else 's'}"
@@ -166,4 +166,80 @@ def because_inconclusive(
     return (
         f"The run ended ({ended}) before this could be decided.",
         *because_continue(gates, missing),
+    )
+
+
+_COLUMNS = {
+    "score": "accuracy",
+    "status": "error share",
+    "ttft_send_s": "time to first token since the send",
+    "ttft_s": "time to first token",
+    "tpot_s": "time per output token",
+    "service_s": "service time",
+    "latency_s": "latency",
+}
+
+
+def control_in_words(decision: Decision) -> str:
+    """Return how much of the run the A/A control saw, and what it found."""
+    validity = decision.validity
+    if not validity.control_share:
+        return "none ran; the policy asks for none"
+    asked = f"asked for {validity.control_share * 100:.3g}% of the requests"
+    if not validity.control_pairs:
+        return f"{asked}, but the baseline's second copy has answered none so far"
+    seen = f"the baseline's second copy answered {validity.control_pairs:,}"
+    if not validity.control:
+        return f"{asked}; {seen}, and no limit is one that it can check"
+    found = [control.status for control in validity.control]
+    counts = [
+        f"{found.count(status)} of {len(found)} {status}"
+        for status in ControlStatus
+        if status in found
+    ]
+    return f"{asked}; {seen} so far. Metrics: {', '.join(counts)}"
+
+
+def control_metric_in_words(control: Control) -> str:
+    """Return what of the two copies was compared."""
+    column = _COLUMNS[control.column]
+    if control.over_s is not None:
+        return f"share of requests with {column} over {seconds(control.over_s)}"
+    at = "" if control.quantile is None else f"p{control.quantile * 100:g} "
+    return f"{at}{column}"
+
+
+def control_tolerance_in_words(control: Control) -> str:
+    """Return between which values two copies count as equal."""
+    if control.effect == "ratio":
+        return f"{1 / control.tolerance:.3g}x to {control.tolerance:.3g}x"
+    return f"\N{PLUS-MINUS SIGN}{points(control.tolerance)}"
+
+
+def control_reasons(controls: tuple[Control, ...]) -> tuple[str, ...]:
+    """Return why a control that differs makes a run invalid, in one sentence."""
+    found = [_differs(c) for c in controls if c.status is ControlStatus.DIFFERS]
+    if not found:
+        return ()
+    reason = (
+        f"the A/A control differs: {'; '.join(found)}; the device or its place, not "
+        "the variant, makes the difference"
+    )
+    return (reason,)
+
+
+def _differs(control: Control) -> str:
+    ratio = control.effect == "ratio"
+    more = control.estimate is None or control.estimate > (1 if ratio else 0)
+    bound = effect_in_words(control.lower if more else control.upper, control)
+    at = f"at {'least' if more else 'most'} {bound}"
+    tolerance = points(control.tolerance)
+    if ratio:
+        tolerance = f"{control.tolerance if more else 1 / control.tolerance:.3g}x"
+    estimate = effect_in_words(control.estimate, control)
+    is_it = f"is {estimate} that of" if ratio else f"is {estimate} beside that of"
+    return (
+        f"{control_metric_in_words(control)} of the baseline's second copy {is_it} the "
+        f"baseline ({at}, tolerance {tolerance}) over "
+        f"{units_in_words(control.pairs, control)}"
     )

@@ -102,6 +102,14 @@ def describe(
     )
 
 
+def harm_log_e(gate: Gate, policy: Policy, pairs: Pairs, *, alpha: float) -> float:
+    """Return the evidence that the limit is broken, also if it was late.
+
+    To be compared with ln(1 / (alpha - alpha/10)), as `weigh` says of its own.
+    """
+    return _late_onset_log_e(_question(gate, policy, pairs), alpha)
+
+
 def _question(gate: Gate, policy: Policy, pairs: Pairs) -> _Question:
     if gate.quantile is None or gate.max_ratio is None:
         raise ValueError(f"gate {gate.name} lacks a quantile or a ratio")

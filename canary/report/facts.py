@@ -7,7 +7,7 @@ from typing import Any
 from canary.decision import Decision
 from canary.policy.model import Policy
 from canary.report.data import NOT_RECORDED, ReportData, recorded
-from canary.wording import seconds, value_in_words
+from canary.wording import control_in_words, seconds, value_in_words
 
 Facts = tuple[tuple[str, str], ...]
 """Pairs of label and text."""
@@ -140,6 +140,7 @@ def validity_facts(decision: Decision) -> Facts:
         ),
         ("Load of the baseline", NOT_RECORDED if load is None else f"{load:.0%} busy"),
         ("Void or shed requests", f"{validity.void_share:.2%}"),
+        ("A/A control", control_in_words(decision)),
         ("Answers missing, baseline", count(validity.missing_baseline)),
         ("Answers missing, candidate", count(validity.missing_candidate)),
         *(("Kernels of " + arm, _seen(seen)) for arm, seen in validity.kernels.items()),

@@ -19,7 +19,15 @@ from canary.report.samples import (
     accuracy_table,
     timings,
 )
-from canary.wording import METRICS, effect_in_words, limit_in_words, value_in_words
+from canary.wording import (
+    METRICS,
+    control_metric_in_words,
+    control_tolerance_in_words,
+    effect_in_words,
+    limit_in_words,
+    units_in_words,
+    value_in_words,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +109,9 @@ def _environment() -> Environment:
     environment.filters |= {
         "effect": effect_in_words,
         "limit": limit_in_words,
+        "compared": control_metric_in_words,
+        "tolerance": control_tolerance_in_words,
+        "units": units_in_words,
         "value": value_in_words,
         "evidence": words.evidence_in_words,
         "tint": _tint,

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 
-from canary.decision import Decision, GateResult
+from canary.decision import Control, Decision, GateResult
 from canary.policy.model import Policy
 from canary.report.data import NOT_RECORDED, ReportData, recorded
 from canary.report.facts import moment
@@ -18,7 +18,16 @@ from canary.report.words import (
     what_would_change,
     why,
 )
-from canary.wording import effect_in_words, limit_in_words, seconds, value_in_words
+from canary.wording import (
+    control_in_words,
+    control_metric_in_words,
+    control_tolerance_in_words,
+    effect_in_words,
+    limit_in_words,
+    seconds,
+    units_in_words,
+    value_in_words,
+)
 
 
 def render_markdown(data: ReportData) -> str:
@@ -68,7 +77,33 @@ def _case(policy: Policy, decision: Decision) -> Iterable[str]:
         f"Each bound is one-sided at {policy.decision.alpha * 100:g}% and holds at "
         f"every look; {decision.pairs:,} pairs in {seconds(decision.elapsed_s)}."
     )
+    yield from _control(decision)
     yield from _routing(decision)
+
+
+def _control(decision: Decision) -> Iterable[str]:
+    yield ""
+    yield f"A/A control: {_text(control_in_words(decision))}."
+    if not decision.validity.control:
+        return
+    yield "Times show the median of the requests' ratios, unless a quantile is named."
+    yield ""
+    yield from _table(
+        ("Second copy", "Status", "Measured", "Bounds", "Counts as equal", "Units"),
+        [_control_row(control) for control in decision.validity.control],
+    )
+
+
+def _control_row(control: Control) -> tuple[str, ...]:
+    bounds = (effect_in_words(v, control) for v in (control.lower, control.upper))
+    return (
+        control_metric_in_words(control),
+        control.status,
+        effect_in_words(control.estimate, control),
+        " to ".join(bounds),
+        control_tolerance_in_words(control),
+        units_in_words(control.pairs, control),
+    )
 
 
 def _gate_row(gate: GateResult) -> tuple[str, ...]:

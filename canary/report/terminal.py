@@ -11,7 +11,7 @@ from rich.text import Text
 from canary.decision import Decision, GateStatus, Verdict
 from canary.report.data import ReportData
 from canary.report.words import SIGNS, headline, override_in_words, printable
-from canary.wording import seconds
+from canary.wording import control_in_words, seconds
 
 _STYLES = {
     Verdict.PROMOTE: "bold green",
@@ -77,6 +77,8 @@ def _print_case(decision: Decision, console: Console) -> None:
         _print_item("!", f"overridden by hand: {told}", console)
     for sentence in decision.because:
         _print_item("-", sentence, console)
+    if decision.validity.control_share:
+        _print_item("=", f"A/A control: {control_in_words(decision)}.", console)
     _print_item("→", decision.action, console)
     console.print()
 

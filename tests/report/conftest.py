@@ -1,5 +1,6 @@
 """A made-up run of five policies, one per verdict, as real as a fixture can be."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,8 @@ import pyarrow as pa
 import pytest
 
 from canary.decision import (
+    Control,
+    ControlStatus,
     Decision,
     GateResult,
     GateStatus,
@@ -25,6 +28,7 @@ from canary.wording import (
     because_inconclusive,
     because_promote,
     because_rollback,
+    control_reasons,
 )
 
 SPAN_S = 95.0
@@ -300,6 +304,51 @@ def rolled_back() -> tuple[Policy, Decision]:
     return policy, make_decision(policy, Verdict.ROLLBACK, because, gates)
 
 
+def controls() -> tuple[Control, ...]:
+    """One of each status."""
+    slow = Control(
+        metric="latency",
+        column="service_s",
+        effect="ratio",
+        quantile=None,
+        over_s=None,
+        tolerance=1.118,
+        estimate=1.4,
+        lower=1.31,
+        upper=1.52,
+        pairs=240,
+        log_e_differs=41.5,
+        status=ControlStatus.DIFFERS,
+    )
+    slow_share = dataclasses.replace(
+        slow,
+        metric="ttft",
+        column="ttft_send_s",
+        effect="difference",
+        over_s=0.5,
+        tolerance=0.01,
+        estimate=0.004,
+        lower=-0.012,
+        upper=0.021,
+        log_e_differs=-0.4,
+        status=ControlStatus.UNKNOWN,
+    )
+    right = dataclasses.replace(
+        slow_share,
+        metric="accuracy",
+        column="score",
+        over_s=None,
+        tolerance=0.025,
+        estimate=0.0,
+        lower=-0.02,
+        upper=0.02,
+        pairs=58,
+        log_e_differs=-1.2,
+        status=ControlStatus.AGREES,
+    )
+    return slow, slow_share, right
+
+
 def inconclusive() -> tuple[Policy, Decision]:
     policy = make_policy(
         "tail-latency",
@@ -383,19 +432,23 @@ def invalid() -> tuple[Policy, Decision]:
             reason="no request of this kind has been answered by both arms yet",
         ),
     )
-    base = make_decision(policy, Verdict.INVALID, (reason,), gates)
+    reasons = (reason, *control_reasons(controls()))
+    base = make_decision(policy, Verdict.INVALID, reasons, gates)
     validity = Validity(
         valid=False,
-        reasons=(reason,),
+        reasons=reasons,
         void_share=0.035,
         missing_baseline=0,
         missing_candidate=4,
         baseline_load=None,
         kernels=base.validity.kernels,
         devices={},
+        control_share=0.25,
+        control_pairs=240,
+        control=controls(),
     )
     return policy, make_decision(
-        policy, Verdict.INVALID, (reason,), gates, validity=validity, routing=()
+        policy, Verdict.INVALID, reasons, gates, validity=validity, routing=()
     )
 
 

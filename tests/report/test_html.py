@@ -312,3 +312,14 @@ def test_import_is_quick() -> None:
     )
 
     assert "[]" == done.stdout.strip()
+
+
+def test_the_control_shows_what_it_could_tell(report_data: ReportData) -> None:
+    """One table with a row per metric, where a control ran; elsewhere that none did."""
+    page = render_html(report_data)
+
+    assert 1 == page.count("Evidence: differs")
+    for status in ("agrees", "differs", "can&#39;t tell yet"):
+        assert f"<td>{status}</td>" in page
+    assert "asked for 25% of the requests" in page
+    assert 4 == page.count("none ran; the policy asks for none")
