@@ -98,6 +98,7 @@ def prepare(policies: tuple[Policy, ...], *, seed: int) -> Prepared:
         limit_prompt_tokens=traffic.limit.prompt_tokens,
         limit_output_tokens=traffic.limit.output_tokens,
         limit_requests=traffic.limit.requests,
+        max_output_tokens=traffic.max_output_tokens,
         speed=1.0 if isinstance(speed, LoadTarget) else speed,
         seed=seed,
     )

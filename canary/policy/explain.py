@@ -109,6 +109,9 @@ def _traffic_text(traffic: Traffic) -> str:
         if tokens is not None
     ]
     rows = f" with {' and '.join(lengths)}" if lengths else ""
+    if traffic.max_output_tokens is not None:
+        cut = tokens_text(traffic.max_output_tokens)
+        rows += f" (answers cut to {cut} tokens)"
     if isinstance(traffic.speed, LoadTarget):
         share = share_text(traffic.speed.baseline_load)
         speed = f"as fast as keeps the baseline alone busy {share} of the time"

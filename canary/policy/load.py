@@ -73,6 +73,7 @@ _SHARED: dict[str, Callable[[Policy], object]] = {
     "traffic.format": lambda policy: policy.traffic.format,
     "traffic.speed": lambda policy: policy.traffic.speed,
     "traffic.limit": lambda policy: policy.traffic.limit,
+    "traffic.max_output_tokens": lambda policy: policy.traffic.max_output_tokens,
     "traffic.timeout": lambda policy: policy.traffic.timeout_s,
 }
 

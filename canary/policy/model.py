@@ -177,6 +177,9 @@ class Traffic(_Value):
     limit: Limit = Field(default=Limit(), examples=["{prompt_tokens: 8k}"])
     """Which rows of the trace are used."""
 
+    max_output_tokens: Tokens | None = None
+    """Cut longer answers to this many tokens, instead of leaving their rows out."""
+
     timeout_s: PositiveDurationS = Field(default=600.0, alias="timeout")
     """How long an arm may work on one request before it has failed."""
 

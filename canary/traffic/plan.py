@@ -24,6 +24,7 @@ def make_plan(
     limit_prompt_tokens: int | None = None,
     limit_output_tokens: int | None = None,
     limit_requests: int | None = None,
+    max_output_tokens: int | None = None,
     speed: float = 1.0,
     seed: int,
 ) -> Plan:
@@ -41,6 +42,7 @@ def make_plan(
         limit_prompt_tokens: The longest prompt that is used.
         limit_output_tokens: The longest output that is used.
         limit_requests: How many rows are used at most.
+        max_output_tokens: Longer outputs are cut to this many tokens.
         speed: Recorded time over replayed time; 4 is four times faster.
         seed: Decides times and order of the items, the order of arms, and tokens.
 
@@ -50,6 +52,8 @@ def make_plan(
     kept, notes = _within_limits(
         trace, limit_prompt_tokens, limit_output_tokens, limit_requests
     )
+    kept, cut = _cut(kept, max_output_tokens)
+    notes += cut
     zero_s = kept[0].arrival_s
     requests = [_latency_request(trace, row, zero_s, seed) for row in kept]
     span_s = requests[-1].arrival_s
@@ -139,6 +143,19 @@ def _within_limits(
             f"starts with the row at {rows[0].arrival_s:.1f} s, the first that is used"
         )
     return rows, tuple(notes)
+
+
+def _cut(
+    rows: list[TraceRow], most_tokens: int | None
+) -> tuple[list[TraceRow], tuple[str, ...]]:
+    """Return the rows with no output longer than asked for, and how many were."""
+    if most_tokens is None:
+        return rows, ()
+    longer = sum(row.output_tokens > most_tokens for row in rows)
+    cut = [
+        replace(row, output_tokens=min(row.output_tokens, most_tokens)) for row in rows
+    ]
+    return cut, (f"{longer:,} longer outputs are cut to {most_tokens:,} tokens",)
 
 
 def _latency_request(trace: Trace, row: TraceRow, zero_s: float, seed: int) -> Request:

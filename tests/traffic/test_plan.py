@@ -85,6 +85,16 @@ def test_what_is_left_out_is_said() -> None:
     )
 
 
+def test_long_outputs_are_cut_and_counted() -> None:
+    """Cutting keeps every row and says how many it changed."""
+    trace = trace_of((0.0, 100, 5), (1.0, 100, 16), (2.0, 100, 400))
+
+    plan = make_plan(trace, [], max_output_tokens=16, seed=0)
+
+    assert [5, 16, 16] == [request.max_output_tokens for request in plan.requests]
+    assert "1 longer outputs are cut to 16 tokens" in plan.notes
+
+
 def test_no_limits_leave_nothing_out() -> None:
     """Without limits the note says that all rows are used."""
     plan = make_plan(BUSY, [], seed=1)
