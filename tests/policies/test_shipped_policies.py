@@ -17,7 +17,7 @@ from canary.testing import FakeClock, Quiet, ScriptedVariant
 from canary.traffic.plan import with_speed
 
 ROOT = Path(__file__).parents[2]
-SAMPLE = ROOT / "reports/samples/demo"
+SAMPLES = [ROOT / "reports/samples/demo", ROOT / "reports/samples/h200"]
 PATHS = sorted((ROOT / "policies").glob("*.yaml"))
 
 
@@ -109,12 +109,14 @@ def rounded(gates):
 
 
 @pytest.mark.parametrize(
-    "path", sorted(SAMPLE.glob("decision.*.json")), ids=lambda p: p.stem
+    "path",
+    [path for sample in SAMPLES for path in sorted(sample.glob("decision.*.json"))],
+    ids=lambda path: path.stem,
 )
 def test_the_sample_report_follows_from_its_observations(path):
     """Judging the committed observations again gives the committed decisions."""
     committed = json.loads(path.read_text())
-    folder = RunFolder(SAMPLE)
+    folder = RunFolder(path.parent)
     policy = {p.name: p for p in experiment.kept_policies(folder)}[committed["policy"]]
 
     again = judge(
