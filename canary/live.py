@@ -186,6 +186,8 @@ def _policy(
     yield title
     if policy.gates:
         yield _gates(policy.gates, wide=wide)
+    if policy.control:
+        yield Text(f"  A/A control: {policy.control}")
 
 
 def _gates(gates: Iterable[GateState], *, wide: bool) -> Table:

@@ -17,7 +17,7 @@ from canary.evidence.journal import RunFolder, write_atomically
 from canary.evidence.lease import Lease
 from canary.record import read_run
 from canary.runner import INTERRUPTED
-from canary.wording import limit_in_words
+from canary.wording import control_in_words, limit_in_words
 
 
 class RunState(StrEnum):
@@ -85,7 +85,8 @@ class PolicyStatus:
     Describing gates costs much, so that it isn't done at every look: `gates` are as of
     `gates_elapsed_s`, which is None before the first time. `eta_s` is the wall time
     until the verdict if what follows looks like what came so far; where it is None,
-    `eta_reason` says why.
+    `eta_reason` says why. `control` is what the A/A control says, in words, if the
+    policy has one.
     """
 
     name: str
@@ -96,11 +97,14 @@ class PolicyStatus:
     gates_elapsed_s: float | None = None
     eta_s: float | None = None
     eta_reason: str | None = "no look yet"
+    control: str | None = None
 
     def described(self, decision: Decision) -> "PolicyStatus":
-        """Return this with the gates of a decision."""
+        """Return this with the gates, and the A/A control, of a decision."""
+        asked = decision.validity.control_share
         return replace(
             self,
+            control=control_in_words(decision) if asked else None,
             gates=tuple(map(GateState.of, decision.gates)),
             gates_elapsed_s=decision.elapsed_s,
         )

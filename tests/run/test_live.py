@@ -93,6 +93,7 @@ STATUS = RunStatus(
             gates_elapsed_s=408.0,
             eta_s=190.0,
             eta_reason=None,
+            control="asked for 10% of the requests; 2 of 2 agrees",
         ),
         PolicyStatus(
             name="window",
