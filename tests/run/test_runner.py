@@ -341,6 +341,39 @@ def test_the_control_answers_its_share(tmp_path):
     assert {0.1} == {row["service_s"] for row in rows}
 
 
+@pytest.mark.parametrize(
+    ("on_device", "verdict"), [(True, "invalid"), (False, "rollback")]
+)
+def test_a_slow_device_is_not_the_variants_fault(tmp_path, on_device, verdict):
+    """A delay on the candidate's device hits the baseline's copy there too: the run is
+    invalid. The same delay of the variant alone is rolled back."""
+    gates = [{"metric": "service", "quantile": "p50", "max_ratio": 1.1}]
+    policy = policy_of(gates=gates, extra={"aa_control": "100%"})
+
+    def delayed(factor):
+        return ScriptedVariant(
+            service_s=lambda r: factor * (0.1 + r.blocks.length_tokens / 10_000)
+        )
+
+    stage = Stage(
+        tmp_path,
+        [policy],
+        plan_of(400, kind="latency"),
+        dense=delayed(1.0),
+        window=delayed(1.5),
+        **{CONTROL_ARM: delayed(1.5 if on_device else 1.0)},
+    )
+
+    played = stage.runner.run()
+    decision = judge(
+        policy, read_segments(stage.folder), run="r", ended=played.ends.get("one")
+    )
+
+    verdicts = {look.verdict for _, look in stage.listener.looks}
+    assert decision.verdict == verdict
+    assert verdicts & {"invalid", "rollback"} == {verdict}
+
+
 def test_ctrl_c_keeps_what_was_answered(tmp_path):
     """An interrupt drops the request in flight for all arms and ends in order."""
 
