@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from canary.decision import Decision
 from canary.policy.model import Policy
 from canary.report.data import NOT_RECORDED, ReportData, recorded
@@ -51,7 +54,6 @@ def run_facts(data: ReportData) -> Facts:
     run = data.run
     speed = recorded(run, "speed")
     cores = recorded(run, "machine", "cores")
-    where = {"ray": "in Ray actors", "in-process": "in one process"}
     return (
         ("Run", _text(recorded(run, "run"))),
         ("Started", moment(recorded(run, "created"))),
@@ -62,7 +64,7 @@ def run_facts(data: ReportData) -> Facts:
         ("of them timed", count(recorded(run, "plan", "latency_requests"))),
         ("of them scored", count(recorded(run, "plan", "quality_requests"))),
         ("Speed", NOT_RECORDED if speed is None else f"{speed:.3g}x as recorded"),
-        ("Arms ran", where.get(str(recorded(run, "where")), NOT_RECORDED)),
+        ("Arms ran", _text(recorded(run, "where"))),
         ("Processor", _text(recorded(run, "machine", "cpu"))),
         ("Cores", NOT_RECORDED if cores is None else str(cores)),
         ("Memory", _bytes(recorded(run, "machine", "memory_bytes"))),
@@ -111,18 +113,24 @@ def _validation(item: Mapping[str, Any]) -> str:
 def arm_facts(data: ReportData) -> tuple[tuple[str, Facts], ...]:
     """Return each arm with what it said about itself."""
     arms: Mapping[str, Any] = recorded(data.run, "arms") or {}
-    return tuple((name, _arm(arm)) for name, arm in arms.items())
+    return tuple((name, _arm(arm, _rows_of(name, data))) for name, arm in arms.items())
 
 
-def _arm(arm: Mapping[str, Any]) -> Facts:
+def _rows_of(arm: str, data: ReportData) -> pa.Table:
+    return data.observations.filter(pc.equal(data.observations["arm"], arm))
+
+
+def _arm(arm: Mapping[str, Any], rows: pa.Table) -> Facts:
+    kernels = sorted(pc.unique(rows["kernel"].drop_null()).to_pylist())
+    warm = pc.sum(rows["warm"]).as_py()
     return (
         ("Device", _text(arm.get("device"))),
         ("Number type", _text(arm.get("dtype"))),
         ("torch", _text(arm.get("torch"))),
         ("Threads", _text(arm.get("threads"))),
-        ("Kernels", ", ".join(arm.get("kernels") or ()) or NOT_RECORDED),
+        ("Kernels", ", ".join(kernels) or NOT_RECORDED),
         ("Peak memory", _bytes(arm.get("peak_memory_bytes"))),
-        ("Warm-up requests", count(arm.get("warmup_requests"))),
+        ("Warm-up requests", count(warm)),
         ("Weights sha256", _text(arm.get("weights_sha256"))),
     )
 

@@ -554,7 +554,7 @@ def make_run() -> dict[str, Any]:
         "created": "2026-11-23T20:51:07+00:00",
         "command": "canary run policies/*.yaml --seed 1 --out reports/demo",
         "seed": 0,
-        "where": "ray",
+        "where": "Ray on this machine",
         "versions": {
             "canary": "0.1.0",
             "python": "3.11.9",
@@ -602,9 +602,7 @@ def make_run() -> dict[str, Any]:
                 "torch": "2.13.0",
                 "threads": 2,
                 "weights_sha256": "77" * 32,
-                "kernels": [arm.kernel],
                 "peak_memory_bytes": 512 * 2**20,
-                "warmup_requests": 4,
             }
             for arm in ARMS
         },
