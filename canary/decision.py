@@ -61,6 +61,12 @@ class GateResult:
     number of units at which the limit would be shown to hold or to be broken if what
     follows looks like what came so far; None if it would never be. The limit is shown
     to hold once `log_e_hold` reaches `threshold_hold`.
+
+    A unit is a validation group (accuracy), a block of time of `block_s` seconds or,
+    where that is None, a single request. `requests` is how many requests they hold, and
+    `effective_pairs` how many independent ones those are worth; None if not known.
+    `weighted_estimate` is the estimate with the weights that requests were stored with,
+    where these differ: what the whole traffic would have shown.
     """
 
     name: str
@@ -85,6 +91,10 @@ class GateResult:
     status: GateStatus
     threshold_hold: float
     reason: str | None = None
+    block_s: float | None = None
+    requests: int = 0
+    effective_pairs: float | None = None
+    weighted_estimate: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

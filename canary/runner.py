@@ -14,6 +14,7 @@ from functools import partial
 from typing import Protocol
 
 from canary.answers import observation
+from canary.assessment import Assessment
 from canary.arms.base import Arm, ArmDiedError, Completion
 from canary.clock import Clock
 from canary.decision import Decision, Look
@@ -21,7 +22,8 @@ from canary.evidence.journal import Journal
 from canary.evidence.observation import Observation, Status
 from canary.evidence.pairs import CONTROL_ARM
 from canary.evidence.store import PairStore
-from canary.judge import Ended, describe_look, take_look
+from canary.gates import Evidence
+from canary.judge import Ended, describe_look
 from canary.policy.model import Policy, VariantSpec, variant_name
 from canary.traffic.request import Plan, Request
 from canary.traffic.seeds import stable_uniform
@@ -53,7 +55,10 @@ class Listener(Protocol):
     def looked(
         self, policy: Policy, found: Look, describe: Callable[[], Decision]
     ) -> None:
-        """Say what one policy's gates look like now; `describe` costs much more."""
+        """Say what one policy's gates look like now.
+
+        `describe` costs much more, and tells of now: it is for calling at once.
+        """
         ...
 
     def revived(self, arm: str, why: str) -> None:
@@ -89,8 +94,16 @@ class _Watch:
     """One policy under way: its looks so far and when the next is due."""
 
     policy: Policy
+    evidence: Evidence
+    assessment: Assessment
     looks: list[Look] = field(default_factory=list)
     ended: Ended | None = None
+    folded: int = 0
+
+    @classmethod
+    def over(cls, policy: Policy) -> "_Watch":
+        evidence = Evidence(policy)
+        return cls(policy, evidence, Assessment(policy, evidence))
 
     @property
     def next_look_s(self) -> float:
@@ -165,7 +178,7 @@ class Runner:
         sleep: Callable[[float], None],
         listener: Listener,
     ) -> None:
-        self._watches = [_Watch(policy) for policy in policies]
+        self._watches = [_Watch.over(policy) for policy in policies]
         self._plan = plan
         self._arms = dict(arms)
         self._journal = journal
@@ -320,17 +333,15 @@ class Runner:
     def _look_before(self, arrival_s: float) -> None:
         """Take every look that is due before the next request counts."""
         for watch in self._watches:
-            pairs = None
             while watch.ended is None and watch.next_look_s <= arrival_s:
-                pairs = pairs or self._store.pairs(
-                    baseline=watch.baseline, candidate=watch.candidate
-                )
-                weighed = take_look(watch.policy, pairs, cutoff_s=watch.next_look_s)
+                self._fold(watch)
+                weighed = watch.assessment.look(watch.next_look_s)
                 found = weighed.look
                 watch.looks.append(found)
                 describe = partial(
                     describe_look,
                     watch.policy,
+                    watch.assessment,
                     weighed,
                     tuple(watch.looks),
                     run=self._run,
@@ -339,6 +350,17 @@ class Runner:
                 if found.verdict.final:
                     watch.ended = Ended(reason=DECIDED, cutoff_s=found.elapsed_s)
                     self._release()
+
+    def _fold(self, watch: _Watch) -> None:
+        """Add what has come since the last look to a policy's evidence."""
+        if watch.folded < len(self._store):
+            pairs = self._store.pairs(
+                baseline=watch.baseline,
+                candidate=watch.candidate,
+                since=watch.folded,
+            )
+            watch.evidence.fold(pairs)
+            watch.folded = len(self._store)
 
     def _end_late(self, arrival_s: float) -> None:
         elapsed_s = self._journal.elapsed_s

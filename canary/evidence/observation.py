@@ -37,6 +37,7 @@ class Observation:
     group_items: int | None = None
     task: str | None = None
     score: float | None = None
+    agreement: float | None = None
     ttft_s: float | None = None
     ttft_send_s: float | None = None
     tpot_s: float | None = None

@@ -15,13 +15,13 @@ Ints = npt.NDArray[np.int64]
 Texts = npt.NDArray[np.object_]
 
 MEASURED = ("score", "ttft_s", "ttft_send_s", "tpot_s", "latency_s", "service_s",
-            "peak_memory_bytes")  # fmt: skip
+            "output_tokens", "peak_memory_bytes")  # fmt: skip
 CONTROL_ARM = "baseline_aa"
 """The arm name of the second copy of the baseline."""
 
 _USED = ("request_id", "arrived_s", "status", "prompt_tokens", "kind", "task", "group",
-         "session_id", "group_items", "attempt", "kernel", "device",
-         *MEASURED)  # fmt: skip
+         "session_id", "group_items", "attempt", "kernel", "device", "weight",
+         "agreement", "answer", *MEASURED)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +36,7 @@ class Side:
     tpot_s: Floats
     latency_s: Floats
     service_s: Floats
+    output_tokens: Floats
     peak_memory_bytes: Floats
 
 
@@ -43,11 +44,12 @@ class Side:
 class Pairs:
     """Pairs in order of arrival, ties by request id: the canonical order.
 
-    `unit` is the validation group (group, else session, else request). `void` counts
-    requests that were void or shed; `missing_baseline` and `missing_candidate` hold
+    `unit` is the validation group (group, else session, else request), `session` the
+    conversation or an empty text. `agree` is 1 where the candidate's answer is the
+    baseline's, 0 where it isn't and NaN where that isn't known. `void` counts requests that were void or shed; `missing_baseline` and `missing_candidate` hold
     the arrival times of requests that only the other arm has, up to the last request
-    that both have seen. `baseline_busy_s` is the baseline's service time up to and
-    including each of its requests at `baseline_arrived_s`. `control` pairs the baseline
+    that both have seen. `baseline_service_s` is the baseline's service time of each of
+    its requests, which arrived at `baseline_arrived_s`. `control` pairs the baseline
     with its own second copy (the A/A control), where there is one.
     """
 
@@ -59,13 +61,16 @@ class Pairs:
     task: Texts
     unit: Texts
     unit_items: Ints
+    session: Texts
+    weight: Floats
+    agree: Floats
     baseline: Side
     candidate: Side
     void_arrived_s: Floats
     missing_baseline_s: Floats
     missing_candidate_s: Floats
     baseline_arrived_s: Floats
-    baseline_busy_s: Floats
+    baseline_service_s: Floats
     kernels: dict[str, list[str]]
     devices: dict[str, list[str]]
     control: "Pairs | None" = None
@@ -76,31 +81,49 @@ class Pairs:
 
     def until(self, cutoff_s: float) -> "Pairs":
         """Return the pairs that arrived before `cutoff_s`."""
-        count = int(np.searchsorted(self.arrived_s, cutoff_s))
-        cut = {
-            name: getattr(self, name)[:count]
-            for name in ("request_id", "arrived_s", "prompt_tokens", "quality", "timed",
-                         "task", "unit", "unit_items")
-        }  # fmt: skip
-        times = {
-            name: (stamps := getattr(self, name))[: np.searchsorted(stamps, cutoff_s)]
-            for name in ("void_arrived_s", "missing_baseline_s", "missing_candidate_s",
-                         "baseline_arrived_s")
-        }  # fmt: skip
+        return self.between(-np.inf, cutoff_s)
+
+    def between(self, start_s: float, stop_s: float) -> "Pairs":
+        """Return the pairs that arrived from `start_s` on and before `stop_s`."""
+        kept = _within(self.arrived_s, start_s, stop_s)
+        asked = _within(self.baseline_arrived_s, start_s, stop_s)
         return Pairs(
-            **cut,
-            **times,
-            baseline=_head(self.baseline, count),
-            candidate=_head(self.candidate, count),
-            baseline_busy_s=self.baseline_busy_s[: len(times["baseline_arrived_s"])],
+            **{name: getattr(self, name)[kept] for name in _BY_PAIR},
+            **{
+                name: (stamps := getattr(self, name))[_within(stamps, start_s, stop_s)]
+                for name in ("void_arrived_s", "missing_baseline_s",
+                             "missing_candidate_s")
+            },  # fmt: skip
+            baseline=_part(self.baseline, kept),
+            candidate=_part(self.candidate, kept),
+            baseline_arrived_s=self.baseline_arrived_s[asked],
+            baseline_service_s=self.baseline_service_s[asked],
             kernels=self.kernels,
             devices=self.devices,
-            control=self.control.until(cutoff_s) if self.control else None,
+            control=self.control.between(start_s, stop_s) if self.control else None,
+        )
+
+    def where(self, kept: Bools) -> "Pairs":
+        """Return some of the pairs; what isn't of a pair stays."""
+        return replace(
+            self,
+            **{name: getattr(self, name)[kept] for name in _BY_PAIR},
+            baseline=_part(self.baseline, kept),
+            candidate=_part(self.candidate, kept),
         )
 
 
-def _head(side: Side, count: int) -> Side:
-    return Side(**{f.name: getattr(side, f.name)[:count] for f in fields(Side)})
+_BY_PAIR = ("request_id", "arrived_s", "prompt_tokens", "quality", "timed", "task",
+            "unit", "unit_items", "session", "weight", "agree")  # fmt: skip
+
+
+def _within(stamps: Floats, start_s: float, stop_s: float) -> slice:
+    first, last = np.searchsorted(stamps, [start_s, stop_s])
+    return slice(int(first), int(last))
+
+
+def _part(side: Side, kept: slice | Bools) -> Side:
+    return Side(**{f.name: getattr(side, f.name)[kept] for f in fields(Side)})
 
 
 def pair_up(table: pa.Table, *, baseline: str, candidate: str) -> Pairs:
@@ -125,39 +148,41 @@ def pair_up(table: pa.Table, *, baseline: str, candidate: str) -> Pairs:
 def _joined(table: pa.Table, *, baseline: str, candidate: str) -> Pairs:
     rows_a = _rows_of(table, baseline, "baseline")
     rows_b = _rows_of(table, candidate, "candidate")
-    void = _void(rows_a) | _void(rows_b)
-    ids_a, ids_b = rows_a.ids, rows_b.ids
-    both, at_a, at_b = np.intersect1d(ids_a, ids_b, return_indices=True)
-    keep = ~np.isin(both, list(void)) if void else np.ones(len(both), bool)
-    at_a, at_b = at_a[keep], at_b[keep]
-    order = np.lexsort((ids_a[at_a], rows_a.floats("arrived_s")[at_a]))
+    met_a, met_b = _meet(rows_a, rows_b)
+    void = rows_a.void.copy()
+    void[met_a] |= rows_b.void[met_b]
+    sound = ~void[met_a]
+    at_a, at_b = met_a[sound], met_b[sound]
+    order = _by_arrival(rows_a, at_a)
     at_a, at_b = at_a[order], at_b[order]
-    arrived = rows_a.floats("arrived_s")[at_a]
+    arrived = rows_a.arrived_s[at_a]
     last = arrived[-1] if len(arrived) else -np.inf
     side_a, side_b = _side(rows_a, at_a), _side(rows_b, at_b)
-    kind = rows_a.texts("kind")[at_a]
-    unlabelled = kind == ""
+    unlabelled = rows_a.is_kind("")[at_a]
     scored = ~np.isnan(side_a.score) | ~np.isnan(side_b.score)
     unit, items = _units(rows_a, at_a)
-    busy_order = np.argsort(rows_a.floats("arrived_s"), kind="stable")
+    asked = np.argsort(rows_a.arrived_s, kind="stable")
     return Pairs(
-        request_id=ids_a[at_a],
+        request_id=rows_a.texts("request_id")[at_a],
         arrived_s=arrived,
         prompt_tokens=rows_a.floats("prompt_tokens")[at_a].astype(np.int64),
-        quality=(kind == "quality") | (unlabelled & scored),
-        timed=(kind == "latency") | (kind == "live") | unlabelled,
+        quality=rows_a.is_kind("quality")[at_a] | (unlabelled & scored),
+        timed=rows_a.is_kind("latency")[at_a]
+        | rows_a.is_kind("live")[at_a]
+        | unlabelled,
         task=rows_a.texts("task")[at_a],
         unit=unit,
         unit_items=items,
+        session=rows_a.texts("session_id")[at_a],
+        weight=np.nan_to_num(rows_a.floats("weight")[at_a], nan=1.0),
+        agree=_agreement(rows_a, rows_b, at_a, at_b),
         baseline=side_a,
         candidate=side_b,
-        void_arrived_s=_void_times(rows_a, void),
-        missing_baseline_s=_only_in(rows_b, ids_a, void, last),
-        missing_candidate_s=_only_in(rows_a, ids_b, void, last),
-        baseline_arrived_s=rows_a.floats("arrived_s")[busy_order],
-        baseline_busy_s=np.cumsum(
-            np.nan_to_num(rows_a.floats("service_s")[busy_order])
-        ),
+        void_arrived_s=np.sort(rows_a.arrived_s[void]),
+        missing_baseline_s=_unmet(rows_b, met_b, last),
+        missing_candidate_s=_unmet(rows_a, met_a, last),
+        baseline_arrived_s=rows_a.arrived_s[asked],
+        baseline_service_s=np.nan_to_num(rows_a.floats("service_s")[asked]),
         kernels={
             baseline: rows_a.distinct("kernel"),
             candidate: rows_b.distinct("kernel"),
@@ -174,18 +199,39 @@ class _Rows:
 
     def __init__(self, table: pa.Table) -> None:
         self._table = table
-        self.ids = self.texts("request_id")
+        self.ids = table["request_id"].combine_chunks()
+        self.arrived_s = self.floats("arrived_s")
+        status = table["status"]
+        self.failed = _mask(pc.not_equal(status, "ok"))
+        self.void = _mask(pc.is_in(status, value_set=pa.array(["void", "shed"])))
+
+    def __len__(self) -> int:
+        return len(self.failed)
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        return self._table[name]
 
     def texts(self, name: str) -> Texts:
-        filled = pc.fill_null(self._table[name], "")
-        return np.asarray(filled.to_pylist(), dtype=object)
+        column = self._table[name]
+        if column.null_count == len(column):
+            return np.full(len(column), "", dtype=object)
+        filled = pc.fill_null(column, "")
+        return np.asarray(filled.to_numpy(), dtype=object)
 
     def floats(self, name: str) -> Floats:
         column = self._table[name].cast(pa.float64())
         return np.asarray(pc.fill_null(column, np.nan).to_numpy(), dtype=np.float64)
 
+    def is_kind(self, kind: str) -> Bools:
+        return _mask(pc.equal(pc.fill_null(self._table["kind"], ""), kind))
+
     def distinct(self, name: str) -> list[str]:
-        return sorted(set(self.texts(name)) - {""})
+        found = pc.unique(self._table[name]).to_pylist()
+        return sorted(value for value in found if value)
+
+
+def _mask(column: pa.ChunkedArray) -> Bools:
+    return np.asarray(column.to_numpy(), dtype=bool)
 
 
 def _rows_of(table: pa.Table, name: str, role: str) -> _Rows:
@@ -198,14 +244,14 @@ def _rows_of(table: pa.Table, name: str, role: str) -> _Rows:
             f"{role!r}, found {', '.join(sorted(present))}"
         )
     warm = pc.fill_null(table["warm"], False)
-    rows = table.filter(pc.and_(pc.equal(column, arm), pc.invert(warm)))
-    return _Rows(_last_attempts(rows.select(list(_USED)), arm))
+    counted = pc.and_(pc.equal(column, arm), pc.invert(warm))
+    return _Rows(_last_attempts(table.select(list(_USED)).filter(counted), arm))
 
 
 def _last_attempts(rows: pa.Table, arm: str) -> pa.Table:
-    ids = np.asarray(rows["request_id"].to_pylist(), dtype=object)
-    if len(set(ids)) == len(ids):
+    if pc.count_distinct(rows["request_id"]).as_py() == rows.num_rows:
         return rows
+    ids = np.asarray(rows["request_id"].to_pylist(), dtype=object)
     attempt = np.asarray(pc.fill_null(rows["attempt"], 1).to_numpy())
     order = np.lexsort((attempt, ids))
     same = ids[order][1:] == ids[order][:-1]
@@ -219,24 +265,52 @@ def _last_attempts(rows: pa.Table, arm: str) -> pa.Table:
     return rows.take(order[np.append(~same, True)])
 
 
-def _void(rows: _Rows) -> set[str]:
-    status = rows.texts("status")
-    return set(rows.ids[(status == "void") | (status == "shed")])
+def _meet(rows_a: _Rows, rows_b: _Rows) -> tuple[Ints, Ints]:
+    """Return where each arm has the requests that both have."""
+    if rows_a.ids.equals(rows_b.ids):  # as a runner writes them: nothing to look up
+        everything = np.arange(len(rows_a))
+        return everything, everything
+    found = pc.fill_null(pc.index_in(rows_a.ids, value_set=rows_b.ids), -1)
+    at_b = np.asarray(found.to_numpy(), np.int64)
+    return np.flatnonzero(at_b >= 0), at_b[at_b >= 0]
 
 
-def _void_times(rows: _Rows, void: set[str]) -> Floats:
-    return np.sort(rows.floats("arrived_s")[np.isin(rows.ids, list(void))])
+def _by_arrival(rows: _Rows, at: Ints) -> Ints:
+    """Return the canonical order: by arrival, ties by request id."""
+    arrived = rows.arrived_s[at]
+    gaps = np.diff(arrived)
+    if np.all(gaps > 0):
+        return np.arange(len(at))
+    return np.lexsort((rows.texts("request_id")[at], arrived))
 
 
-def _only_in(rows: _Rows, other_ids: Texts, void: set[str], last_s: float) -> Floats:
-    arrived = rows.floats("arrived_s")
-    alone = ~np.isin(rows.ids, other_ids) & ~np.isin(rows.ids, list(void))
-    return np.sort(arrived[alone & (arrived <= last_s)])
+def _unmet(rows: _Rows, met: Ints, last_s: float) -> Floats:
+    """Return when the requests arrived that the other arm lacks, up to the last pair.
+
+    Those that are void lack nothing.
+    """
+    alone = ~rows.void
+    alone[met] = False
+    return np.sort(rows.arrived_s[alone & (rows.arrived_s <= last_s)])
 
 
 def _side(rows: _Rows, at: Ints) -> Side:
     measured = {name: rows.floats(name)[at] for name in MEASURED}
-    return Side(failed=np.asarray(rows.texts("status")[at] != "ok", bool), **measured)
+    return Side(failed=rows.failed[at], **measured)
+
+
+def _agreement(rows_a: _Rows, rows_b: _Rows, at_a: Ints, at_b: Ints) -> Floats:
+    """As measured; else whether the two answers are the same but for outer spaces."""
+    measured = rows_b.floats("agreement")[at_b]
+    if not rows_a.column("answer").null_count < len(rows_a):
+        return measured
+    answers = [
+        pc.utf8_trim_whitespace(rows.column("answer")).take(at)
+        for rows, at in ((rows_a, at_a), (rows_b, at_b))
+    ]
+    same = pc.equal(*answers).cast(pa.float64())
+    known = np.asarray(pc.fill_null(same, np.nan).to_numpy(), np.float64)
+    return np.where(np.isnan(measured), known, measured)
 
 
 def _units(rows: _Rows, at: Ints) -> tuple[Texts, Ints]:

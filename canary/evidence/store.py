@@ -1,10 +1,11 @@
 """What a run has recorded so far, in columns that grow: what its looks read.
 
 A run of a week can't keep a Python object for every row, nor read its segments again
-at every look. Here a request costs about 50 bytes and each arm's answer 65 more, and a
+at every look. Here a request costs about 70 bytes and each arm's answer 90 more, and a
 look reads views of it, without a copy.
 """
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
@@ -23,6 +24,7 @@ from canary.evidence.pairs import (
 )
 
 _FIRST_CAPACITY = 1024
+_NO_ANSWER = -1
 
 Item = TypeVar("Item", bound=np.generic)
 
@@ -57,6 +59,8 @@ class _Answers:
         self.measured: dict[str, _Column[np.float64]] = {
             name: _Column(np.float64) for name in MEASURED
         }
+        self.agreement: _Column[np.float64] = _Column(np.float64)
+        self.answer: _Column[np.int64] = _Column(np.int64)
         self.kernels: set[str] = set()
         self.devices: set[str] = set()
 
@@ -66,8 +70,17 @@ class _Answers:
         for name, column in self.measured.items():
             value = getattr(row, name)
             column.append(np.nan if value is None else value)
+        self.agreement.append(np.nan if row.agreement is None else row.agreement)
+        self.answer.append(_NO_ANSWER if row.answer is None else _digest(row.answer))
         self.kernels |= {row.kernel} if row.kernel else set()
         self.devices |= {row.device} if row.device else set()
+
+    def __len__(self) -> int:
+        return len(self.request.values)
+
+    def since(self, request: int) -> int:
+        """Return where the answers to a request and all later ones begin."""
+        return int(np.searchsorted(self.request.values, request))
 
     def side(self, at: Ints | slice) -> Side:
         measured = {name: column.values[at] for name, column in self.measured.items()}
@@ -89,6 +102,8 @@ class PairStore:
         self._task: _Column[np.object_] = _Column(object)
         self._unit: _Column[np.object_] = _Column(object)
         self._unit_items: _Column[np.int64] = _Column(np.int64)
+        self._session: _Column[np.object_] = _Column(object)
+        self._weight: _Column[np.float64] = _Column(np.float64)
         self._arms: dict[str, _Answers] = {}
         self._count = 0
 
@@ -111,6 +126,8 @@ class PairStore:
         self._task.append(first.task or "")
         self._unit.append(first.group or first.session_id or first.request_id)
         self._unit_items.append(first.group_items or 0)
+        self._session.append(first.session_id or "")
+        self._weight.append(first.weight)
         for row in rows:
             self._arms.setdefault(row.arm, _Answers()).append(self._count, row)
         self._count += 1
@@ -127,22 +144,29 @@ class PairStore:
             if not np.isnan(values).all()
         }
 
-    def pairs(self, *, baseline: str, candidate: str) -> Pairs:
-        """Return the pairs of two arms, and of the A/A control if it answers."""
+    def pairs(self, *, baseline: str, candidate: str, since: int = 0) -> Pairs:
+        """Return the pairs of two arms, and of the A/A control if it answers.
+
+        Args:
+            baseline: One arm.
+            candidate: The other.
+            since: Leave out this many requests at the beginning.
+        """
         control = None
         if CONTROL_ARM in self._arms:
-            control = self._joined(baseline, CONTROL_ARM)
-        return self._joined(baseline, candidate, control)
+            control = self._joined(baseline, CONTROL_ARM, since)
+        return self._joined(baseline, candidate, since, control)
 
     def _joined(
-        self, baseline: str, candidate: str, control: Pairs | None = None
+        self, baseline: str, candidate: str, since: int, control: Pairs | None = None
     ) -> Pairs:
         a = self._arms.get(baseline, _Answers())
         b = self._arms.get(candidate, _Answers())
-        at, at_a, at_b = _shared(a.request.values, b.request.values)
+        own, other = a.since(since), b.since(since)
+        at, in_a, in_b = _shared(a.request.values[own:], b.request.values[other:])
+        in_a, in_b = _moved(in_a, own, len(a)), _moved(in_b, other, len(b))
         kind = self._kind.values[at]
-        side_a, side_b = a.side(at_a), b.side(at_b)
-        service: Floats = np.nan_to_num(a.measured["service_s"].values)
+        service: Floats = np.nan_to_num(a.measured["service_s"].values[own:])
         none: Floats = np.empty(0)
         return Pairs(
             request_id=self._request_id.values[at],
@@ -153,26 +177,47 @@ class PairStore:
             task=self._task.values[at],
             unit=self._unit.values[at],
             unit_items=self._unit_items.values[at],
-            baseline=side_a,
-            candidate=side_b,
+            session=self._session.values[at],
+            weight=self._weight.values[at],
+            agree=_agreement(a, b, in_a, in_b),
+            baseline=a.side(in_a),
+            candidate=b.side(in_b),
             void_arrived_s=none,
             missing_baseline_s=none,
             missing_candidate_s=none,
-            baseline_arrived_s=self._arrived_s.values[a.request.values],
-            baseline_busy_s=np.cumsum(service),
+            baseline_arrived_s=self._arrived_s.values[a.request.values[own:]],
+            baseline_service_s=service,
             kernels={baseline: sorted(a.kernels), candidate: sorted(b.kernels)},
             devices={baseline: sorted(a.devices), candidate: sorted(b.devices)},
             control=control,
         )
 
 
-def _shared(a: Ints, b: Ints) -> tuple[Ints | slice, Ints | slice, Ints | slice]:
+def _shared(a: Ints, b: Ints) -> tuple[Ints, Ints | slice, Ints | slice]:
     """Return the requests that both have, and where each arm has them."""
-    if len(a) == len(b) and np.array_equal(a, b):
-        everything = slice(None)
-        whole = len(a) == 0 or int(a[-1]) == len(a) - 1
-        return (slice(len(a)) if whole else a), everything, everything
+    if np.array_equal(a, b):
+        return a, slice(0, len(a)), slice(0, len(b))
     return np.intersect1d(a, b, assume_unique=True, return_indices=True)
+
+
+def _moved(at: Ints | slice, by: int, end: int) -> Ints | slice:
+    return slice(by, end) if isinstance(at, slice) else at + by
+
+
+def _agreement(
+    a: _Answers, b: _Answers, at_a: Ints | slice, at_b: Ints | slice
+) -> Floats:
+    measured = b.agreement.values[at_b]
+    own, other = a.answer.values[at_a], b.answer.values[at_b]
+    known = (own != _NO_ANSWER) & (other != _NO_ANSWER)
+    same = np.where(known, (own == other).astype(np.float64), np.nan)
+    return np.where(np.isnan(measured), same, measured)
+
+
+def _digest(answer: str) -> int:
+    """A number for an answer, the same for answers that differ in outer spaces only."""
+    digest = hashlib.blake2b(answer.strip().encode(), digest_size=8).digest()
+    return int.from_bytes(digest) >> 2
 
 
 def _is(kind: npt.NDArray[np.object_], wanted: str) -> Bools:

@@ -1,44 +1,22 @@
-"""One gate against the evidence: two e-processes about one limit, and its estimates.
+"""Limits against the evidence: two e-processes about each, and its estimates.
 
-`weigh` is what every look costs: the evidence that the limit holds and the evidence
-that it is broken. `describe` adds what a reader wants to see (estimate, bounds, how
-many units are still needed) and is called once, for the look that is reported.
+`Evidence` is what observations are folded into: whole numbers that add up in any order.
+A scale weighs one limit, block after block, in a canonical order: what every look costs
+is what is new since the last. `describe` adds what a reader wants to see (estimate,
+bounds, how many units are still needed) and is called once, for the look that is
+reported.
 """
 
-from canary.decision import GateResult, GateStatus
-from canary.evidence.pairs import Pairs
-from canary.gates import differences, ratios
-from canary.gates.common import Weight
-from canary.policy.model import Gate, Policy
+from canary.decision import GateStatus
+from canary.gates.common import Scale, Weight
+from canary.gates.evidence import Evidence
+from canary.gates.scales import scale_of
 
-__all__ = ["Weight", "describe", "weigh"]
-
-
-def weigh(gate: Gate, policy: Policy, pairs: Pairs, load: float | None) -> Weight:
-    """Return the evidence about `gate` in all of `pairs`.
-
-    Args:
-        gate: The limit.
-        policy: Its policy, for alpha and the regimes.
-        pairs: What this look may see.
-        load: The baseline's busy share of the time; None if unknown.
-    """
-    if gate.max_ratio is None:
-        return differences.weigh(gate, policy, pairs)
-    return ratios.weigh(gate, policy, pairs, load)
+__all__ = ["Evidence", "Scale", "Weight", "scale_of", "status_of"]
 
 
-def describe(
-    gate: Gate, policy: Policy, pairs: Pairs, weight: Weight, *, broken: bool
-) -> GateResult:
-    """Return everything a report says about `gate`; `broken` is the judge's finding."""
-    status = _status(weight, broken=broken)
-    if gate.max_ratio is None:
-        return differences.describe(gate, policy, pairs, weight, status)
-    return ratios.describe(gate, policy, pairs, weight, status)
-
-
-def _status(weight: Weight, *, broken: bool) -> GateStatus:
+def status_of(weight: Weight, *, broken: bool) -> GateStatus:
+    """Return what is said of a limit; `broken` is the judge's finding."""
     if broken:
         return GateStatus.BROKEN
     if weight.insufficient is not None:

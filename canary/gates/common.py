@@ -1,11 +1,16 @@
-"""What both kinds of gates need: which pairs count, and with which times."""
+"""What all kinds of gates need: which pairs count, with which times, as which units."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
+from canary.decision import GateResult, GateStatus
 from canary.evidence.pairs import Bools, Floats, Pairs, Side
 from canary.policy.model import Gate, Policy, regime_names
+
+LONGEST_WITHOUT_BLOCKS_S = 3600.0
+"""Up to this `max_duration`, `block: auto` takes requests as independent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +33,22 @@ class Weight:
         return self.insufficient is None and self.log_e_hold >= self.threshold_hold
 
 
+class Scale(Protocol):
+    """Weighs the evidence about one limit, block after block."""
+
+    def advance(self, closed: int | None) -> None:
+        """Take the evidence of all base blocks before `closed`, of all if None."""
+        ...
+
+    def weigh(self, load: float | None) -> Weight:
+        """Return the evidence so far, at this busy share of the baseline's time."""
+        ...
+
+    def describe(self, weight: Weight, status: GateStatus) -> GateResult:
+        """Return everything a report says about the limit."""
+        ...
+
+
 def no_evidence(
     reason: str, threshold_hold: float, *, more_would_help: bool = True
 ) -> Weight:
@@ -39,6 +60,14 @@ def no_evidence(
         insufficient=reason,
         more_would_help=more_would_help,
     )
+
+
+def in_blocks(policy: Policy) -> bool:
+    """Whether the units of traffic gates are blocks of time rather than requests."""
+    rules = policy.decision
+    if rules.block == "auto":
+        return rules.max_duration_s > LONGEST_WITHOUT_BLOCKS_S
+    return rules.block != "request"
 
 
 def timings(gate: Gate, pairs: Pairs) -> tuple[Floats, Floats, Bools]:

@@ -1,155 +1,320 @@
 """Gates on the ratio of two quantiles: paired, over a set for the baseline's own."""
 
 import math
-from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
 from canary.decision import GateResult, GateStatus
-from canary.evidence.pairs import Floats, Pairs
-from canary.gates.common import Weight, in_regime, no_evidence, timings
+from canary.evidence.blocks import Ints
+from canary.evidence.strands import Rows, Strand
+from canary.gates.calendar import Calendar, counting_rows
+from canary.gates.common import Weight, in_blocks, no_evidence
+from canary.gates.ratio_bounds import Question, bounds
+from canary.gates.rows import DISCRETE
 from canary.policy.model import Gate, Policy
-from canary.stats import (
-    paired_quantile_log_e,
-    quantile_pairs_needed,
-    quantile_ranks,
-    quantile_ratio_bounds,
-)
+from canary.stats import quantile_pairs_needed
+from canary.stats.betting import Floats
+from canary.stats.block_cells import BlockCells, Units, Window, least_blocks
+from canary.stats.cells import Geometry, QuantileLook
+from canary.stats.dependence import effective_units
+from canary.stats.grid import INFINITE_BIN, upper_ends
+from canary.stats.onset import stretch_of
+from canary.stats.request_cells import RequestCells
 
 LOAD_LIMIT = 0.9
 """Above this share of busy time a queue says more about the load than the variant."""
 
-_FIRST_RESTART = 64
+SET_SHARE = 0.1
+"""Of alpha: what the confidence set for the baseline's quantile may miss with."""
+
+_PROJECTED_PAIRS = 20_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Question:
-    """Is the candidate's p-quantile at most `ratio` times the baseline's?"""
+class RatioScale:
+    """Weighs one limit on a ratio, with requests or blocks of time as units.
 
-    baseline: Floats
-    candidate: Floats
-    p: float
-    ratio: float
+    Args:
+        gate: The limit, with a quantile and a ratio.
+        policy: Its policy.
+        strand: A row per request: the bins of both arms' values (`a` and `b`).
+        harm_alpha: How much of the policy's `harm_alpha` is this gate's.
+    """
 
-
-def weigh(gate: Gate, policy: Policy, pairs: Pairs, load: float | None) -> Weight:
-    """Return the evidence that the ratio of quantiles keeps, or breaks, its limit."""
-    alpha, harm_alpha = policy.decision.alpha, policy.decision.harm_alpha
-    threshold = math.log(1 / (alpha - alpha / 10))
-    question = _question(gate, policy, pairs)
-    if gate.metric in ("ttft", "latency") and load is not None and load > LOAD_LIMIT:
-        reason = (
-            f"the baseline is busy {load:.0%} of the time, over {LOAD_LIMIT:.0%}: its "
-            "queue, not the variant, would decide; lower traffic.speed"
+    def __init__(
+        self, gate: Gate, policy: Policy, strand: Strand, *, harm_alpha: float
+    ) -> None:
+        if gate.quantile is None or gate.max_ratio is None:
+            raise ValueError(f"gate {gate.name} lacks a quantile or a ratio")
+        self._gate, self._policy, self._strand = gate, policy, strand
+        self._p, self._ratio = gate.quantile, gate.max_ratio
+        self._geometry = Geometry.of(gate.max_ratio)
+        self._set_alpha = (SET_SHARE * policy.decision.alpha, SET_SHARE * harm_alpha)
+        self._discrete = gate.metric in DISCRETE
+        self._calendar = Calendar(policy.decision) if in_blocks(policy) else None
+        self._by_request = RequestCells(
+            p=self._p,
+            ratio=gate.max_ratio,
+            set_alpha=self._set_alpha,
+            discrete=self._discrete,
         )
-        return no_evidence(reason, threshold, more_would_help=False)
-    few = _too_few(question, alpha)
-    if few is not None:
-        return no_evidence(few, threshold)
-    sharing = sum(other.max_ratio is not None for other in policy.gates)
-    return Weight(
-        log_e_hold=paired_quantile_log_e(
-            question.baseline,
-            question.candidate,
-            p=question.p,
-            ratio=question.ratio,
-            alpha=alpha,
-            hypothesis="hold",
-        ),
-        log_e_broken=_late_onset_log_e(question, harm_alpha / sharing),
-        threshold_hold=threshold,
-    )
+        self._by_block: BlockCells | None = None
+        self._centre = 0
+        self._means: list[Floats] = []
+        self._requests: list[Ints] = []
+        self._discordant = np.zeros(2, np.int64)
+        self._seen: QuantileLook | None = None
+
+    def advance(self, closed: int | None) -> None:
+        """Take the evidence of all base blocks before `closed`, of all if None."""
+        self._seen = None
+        if self._calendar is None:
+            rows = self._strand.take(closed)
+            if rows is not None:
+                a, b = _bins(rows)
+                self._by_request.add(a, b, stretch_of(rows["block"]))
+        elif self._calendar.ready or self._calibrate(self._calendar, closed):
+            self._calendar.play(self._strand, closed, self._bet)
+
+    def _calibrate(self, calendar: Calendar, closed: int | None) -> bool:
+        """Set the length of blocks, and the cells: what is looked at later."""
+        rows = calendar.calibration(self._strand, closed)
+        if rows is None:
+            return False
+        a, b = _bins(rows)
+        points = np.sort(self._geometry.baseline(a))
+        self._centre = int(points[math.ceil(self._p * len(points)) - 1])
+        inside, differences = self._at_centre(a, b)
+        _, index = np.unique(rows["block"], return_inverse=True)
+        sums = [np.bincount(index, values) for values in (differences, inside - self._p)]
+        calendar.begin(np.array(sums), np.bincount(index))
+        self._by_block = BlockCells(
+            p=self._p,
+            geometry=self._geometry,
+            set_alpha=self._set_alpha,
+            discrete=self._discrete,
+            window=Window.around(a, self._geometry, self._p),
+        )
+        return True
+
+    def _at_centre(self, a: Ints, b: Ints) -> tuple[Floats, Floats]:
+        """Whether the baseline is within what was its quantile during calibration, and
+        by how much more often the candidate is within the ratio's multiple of that."""
+        inside = (self._geometry.baseline(a) <= self._centre).astype(np.float64)
+        other = self._geometry.candidate_hold(b) <= self._centre
+        return inside, other - inside
+
+    def _bet(self, rows: Rows) -> Floats:
+        """Bet on each new block; return the means by which dependence shows."""
+        calendar, cells = self._calendar, self._by_block
+        if calendar is None or cells is None:
+            raise ValueError("without blocks there is no block to bet on")
+        a, b = _bins(rows)
+        block = np.asarray(rows["block"], np.int64)
+        _, first, index = np.unique(
+            calendar.unit_of(block), return_index=True, return_inverse=True
+        )
+        requests = np.bincount(index)
+        cells.add(
+            Units(
+                baseline=a,
+                candidate=b,
+                block=index,
+                requests=requests,
+                stretch=stretch_of(block[first] - calendar.first),
+            )
+        )
+        inside, differences = self._at_centre(a, b)
+        self._discordant += [(differences > 0).sum(), (differences < 0).sum()]
+        means = np.array(
+            [np.bincount(index, values) / requests for values in (differences, inside)]
+        )
+        self._means.append(means[0])
+        self._requests.append(requests)
+        return means
+
+    def weigh(self, load: float | None) -> Weight:
+        """Return the evidence that the ratio of quantiles keeps, or breaks, its limit.
+
+        Args:
+            load: The baseline's busy share of the time; None if unknown.
+        """
+        alpha = self._policy.decision.alpha
+        threshold = math.log(1 / (alpha - SET_SHARE * alpha))
+        queued = self._gate.metric in ("ttft", "latency")
+        if queued and load is not None and load > LOAD_LIMIT:
+            reason = (
+                f"the baseline is busy {load:.0%} of the time, over {LOAD_LIMIT:.0%}: "
+                "its queue, not the variant, would decide; lower traffic.speed"
+            )
+            return no_evidence(reason, threshold, more_would_help=False)
+        look = self._look()
+        if look.hold is None:
+            return no_evidence(self._why_no_set(), threshold)
+        return Weight(
+            log_e_hold=look.hold,
+            log_e_broken=look.broken or 0.0,
+            threshold_hold=threshold,
+        )
+
+    def _look(self) -> QuantileLook:
+        if self._seen is None:
+            if self._calendar is None:
+                self._seen = self._by_request.look()
+            elif self._by_block is not None:
+                self._seen = self._by_block.look()
+            else:
+                self._seen = QuantileLook(hold=None, broken=None)
+        return self._seen
+
+    @property
+    def _units(self) -> int:
+        if self._calendar is None:
+            return self._by_request.requests
+        return sum(len(requests) for requests in self._requests)
+
+    def _why_no_set(self) -> str:
+        if self._calendar is not None and not self._calendar.ready:
+            if len(self._strand.waiting()):
+                return self._calendar.waiting_for()
+            return "no request has this measured for both arms"
+        if not self._units:
+            return "no request has this measured for both arms"
+        quantile = f"the baseline's p{self._p * 100:g}"
+        units, least = self._units, self._least_units()
+        if units < least:
+            kind = "requests"
+            if self._calendar is not None:
+                kind = f"blocks of {self._calendar.block_s:g} s"
+            return (
+                f"{units:,} {kind} can't bound {quantile} from above, "
+                f"which takes at least {least:,}"
+            )
+        return (
+            f"{quantile} can't be bounded: too many of its requests fail, or it moved "
+            "away from where it was at first"
+        )
+
+    def _least_units(self) -> int:
+        if self._calendar is not None:
+            return least_blocks(self._p, set_alpha=self._set_alpha[0])
+        return _least_requests(self._p, self._policy.decision.alpha)
+
+    def describe(self, weight: Weight, status: GateStatus) -> GateResult:
+        """Return the gate's result; what has no finite value is None."""
+        rows = counting_rows(self._strand, self._calendar)
+        a, b = _bins(rows) if rows else (np.empty(0, np.int64),) * 2
+        a_bin, b_bin = _quantile(a, self._p), _quantile(b, self._p)
+        known = a_bin is not None and b_bin is not None
+        estimate = lower = upper = None
+        if a_bin is not None and b_bin is not None:
+            estimate = _value(b_bin) / _value(a_bin) if _value(a_bin) > 0 else None
+        if rows:
+            near = b_bin - a_bin if known and a_bin is not None and b_bin else 0
+            lower, upper = self._bounds(rows, weight, near)
+        needed: int | None = self._units
+        if status in (GateStatus.UNDECIDED, GateStatus.INSUFFICIENT):
+            needed = self._units_needed(a, b, weight, estimate)
+        return GateResult(
+            name=self._gate.name,
+            metric=self._gate.metric,
+            task=None,
+            regime=self._gate.regime,
+            quantile=self._p,
+            over_s=None,
+            effect="ratio",
+            unit=UNITS.get(self._gate.metric, "s"),
+            limit=self._ratio,
+            at_least=False,
+            estimate=estimate,
+            lower=lower,
+            upper=upper,
+            baseline=None if a_bin is None else _value(a_bin),
+            candidate=None if b_bin is None else _value(b_bin),
+            log_e_hold=weight.log_e_hold,
+            log_e_broken=weight.log_e_broken,
+            units=self._units,
+            units_needed=needed,
+            status=status,
+            threshold_hold=weight.threshold_hold,
+            reason=weight.insufficient,
+            block_s=self._calendar.block_s if self._calendar else None,
+            requests=len(a),
+            effective_pairs=self._effective_pairs(),
+        )
+
+    def _bounds(
+        self, rows: Rows, weight: Weight, near: int
+    ) -> tuple[float | None, float | None]:
+        found = self._set_points()
+        if found is None or not len(rows["a"]):
+            return None, None
+        a, b = _bins(rows)
+        unit = requests = None
+        if self._calendar is not None:
+            unit = self._calendar.numbered(rows)
+            requests = np.bincount(unit)
+        question = Question(
+            p=self._p,
+            width=self._geometry.width,
+            discrete=self._discrete,
+            baseline=a,
+            candidate=b,
+            unit=unit,
+            requests=requests,
+            first=found[0],
+            last=found[1],
+        )
+        return bounds(question, threshold=weight.threshold_hold, near=near)
+
+    def _set_points(self) -> tuple[int, int] | None:
+        if self._calendar is None:
+            return self._by_request.set_points
+        return self._by_block.set_points if self._by_block else None
+
+    def _units_needed(
+        self, a: Ints, b: Ints, weight: Weight, estimate: float | None
+    ) -> int | None:
+        """Repeat what came so far; of very many pairs, an even part of them."""
+        if not weight.more_would_help:
+            return None
+        if self._calendar is not None and not self._units:
+            return self._least_units()
+        rules = self._policy.decision
+        holding = estimate is not None and estimate <= self._ratio
+        if self._by_block is not None and self._look().hold is not None:
+            return self._by_block.units_needed(
+                self._units, weight.threshold_hold, holding=holding
+            )
+        every = -(-len(a) // _PROJECTED_PAIRS) or 1
+        needed = quantile_pairs_needed(
+            upper_ends(a[::every]),
+            upper_ends(b[::every]),
+            p=self._p,
+            ratio=self._ratio,
+            alpha=rules.alpha if holding else rules.harm_alpha,
+            hypothesis="hold" if holding else "broken",
+        )
+        if self._calendar is not None:
+            return self._least_units() if self._units < self._least_units() else None
+        return needed
+
+    def _effective_pairs(self) -> float | None:
+        if not self._requests:
+            return None
+        requests = np.concatenate(self._requests).astype(np.float64)
+        wins, losses = self._discordant / requests.sum()
+        variance = float(wins + losses - (wins - losses) ** 2)
+        return effective_units(np.concatenate(self._means), requests, variance)
 
 
-def describe(
-    gate: Gate, policy: Policy, pairs: Pairs, weight: Weight, status: GateStatus
-) -> GateResult:
-    """Return the gate's result; what has no finite value is None."""
-    question = _question(gate, policy, pairs)
-    a = _sample_quantile(question.baseline, question.p)
-    b = _sample_quantile(question.candidate, question.p)
-    lower, upper = _bounds(question, policy.decision.alpha)
-    estimate = b / a if a is not None and b is not None and a > 0 else None
-    units = len(question.baseline)
-    needed: int | None = units
-    if status in (GateStatus.UNDECIDED, GateStatus.INSUFFICIENT):
-        needed = None
-        if weight.more_would_help:
-            needed = _units_needed(question, policy, estimate)
-    return GateResult(
-        name=gate.name,
-        metric=gate.metric,
-        task=None,
-        regime=gate.regime,
-        quantile=question.p,
-        over_s=None,
-        effect="ratio",
-        unit={"memory": "bytes", "tpot": "s/token"}.get(gate.metric, "s"),
-        limit=question.ratio,
-        at_least=False,
-        estimate=estimate,
-        lower=lower,
-        upper=upper,
-        baseline=a,
-        candidate=b,
-        log_e_hold=weight.log_e_hold,
-        log_e_broken=weight.log_e_broken,
-        units=units,
-        units_needed=needed,
-        status=status,
-        threshold_hold=weight.threshold_hold,
-        reason=weight.insufficient,
-    )
+UNITS = {"memory": "bytes", "tpot": "s/token", "output_tokens": "tokens"}
+"""What a metric's values are measured in, if not in seconds."""
 
 
-def harm_log_e(gate: Gate, policy: Policy, pairs: Pairs, *, alpha: float) -> float:
-    """Return the evidence that the limit is broken, also if it was late.
-
-    To be compared with ln(1 / (alpha - alpha/10)), as `weigh` says of its own.
-    """
-    return _late_onset_log_e(_question(gate, policy, pairs), alpha)
-
-
-def _question(gate: Gate, policy: Policy, pairs: Pairs) -> _Question:
-    if gate.quantile is None or gate.max_ratio is None:
-        raise ValueError(f"gate {gate.name} lacks a quantile or a ratio")
-    if gate.metric == "memory":
-        a, b = pairs.baseline.peak_memory_bytes, pairs.candidate.peak_memory_bytes
-        measured = pairs.timed & ~np.isnan(a) & ~np.isnan(b)
-    else:
-        a, b, measured = timings(gate, pairs)
-    keep = measured & in_regime(gate, policy, pairs)
-    return _Question(
-        baseline=_without_ties(a[keep]),
-        candidate=b[keep],
-        p=gate.quantile,
-        ratio=gate.max_ratio,
-    )
-
-
-def _without_ties(values: Floats) -> Floats:
-    """Break ties by up to a billionth, the same for the n-th value at every look.
-
-    The test asks who is above and who is below the baseline's quantile; a value that
-    many requests share, as peak memory is, would leave nobody on either side.
-    """
-    jitter = np.random.default_rng(0).random(len(values))
-    return values * (1 + 1e-9 * jitter)
-
-
-def _too_few(question: _Question, alpha: float) -> str | None:
-    units, p = len(question.baseline), question.p
-    if not units:
-        return "no request has this measured for both arms"
-    if quantile_ranks(units, p, alpha=alpha / 10)[1] <= units:
-        return None
-    return (
-        f"{units:,} requests can't bound the baseline's p{p * 100:g} from above, "
-        f"which takes at least {_least_units(p, alpha):,}"
-    )
-
-
-def _least_units(p: float, alpha: float) -> int:
+@cache
+def _least_requests(p: float, alpha: float) -> int:
+    """How many requests it takes until a quantile has an upper bound."""
     least = quantile_pairs_needed(
         [], [], p=p, ratio=1.0, alpha=alpha, hypothesis="hold"
     )
@@ -158,64 +323,17 @@ def _least_units(p: float, alpha: float) -> int:
     return least
 
 
-def _late_onset_log_e(question: _Question, alpha: float) -> float:
-    """Evidence for harm, also for harm that begins late.
-
-    The test starts anew after 0, 64, 128, 256, ... requests. Start j weighs
-    6 / (pi^2 j^2) and what has not started counts as 1, so that the sum stays an
-    e-process (Shin, Ramdas and Rinaldo 2024, e-detectors). Each start has a confidence
-    set of its own for the baseline's quantile, at its weight's share of alpha / 10:
-    all of them hold at once with the probability that a single one would.
-    """
-    terms: list[float] = []
-    unstarted = 1.0
-    start, j = 0, 1
-    while start < len(question.baseline):
-        weight = 6 / (math.pi**2 * j**2)
-        unstarted -= weight
-        log_e = paired_quantile_log_e(
-            question.baseline[start:],
-            question.candidate[start:],
-            p=question.p,
-            ratio=question.ratio,
-            alpha=alpha * weight,
-            hypothesis="broken",
-        )
-        terms.append(math.log(weight) + log_e)
-        start, j = max(_FIRST_RESTART, start * 2), j + 1
-    return float(np.logaddexp.reduce([*terms, math.log(unstarted)]))
+def _bins(rows: Rows) -> tuple[Ints, Ints]:
+    return np.asarray(rows["a"], np.int64), np.asarray(rows["b"], np.int64)
 
 
-def _bounds(question: _Question, alpha: float) -> tuple[float | None, float | None]:
-    if not len(question.baseline):
-        return None, None
-    lower, upper = quantile_ratio_bounds(
-        question.baseline, question.candidate, p=question.p, alpha=alpha
-    )
-    return (
-        lower if lower > 0 else None,
-        upper if math.isfinite(upper) else None,
-    )
-
-
-def _units_needed(
-    question: _Question, policy: Policy, estimate: float | None
-) -> int | None:
-    rules = policy.decision
-    holding = estimate is not None and estimate <= question.ratio
-    return quantile_pairs_needed(
-        question.baseline,
-        question.candidate,
-        p=question.p,
-        ratio=question.ratio,
-        alpha=rules.alpha if holding else rules.harm_alpha,
-        hypothesis="hold" if holding else "broken",
-    )
-
-
-def _sample_quantile(values: Floats, p: float) -> float | None:
-    """The least value that a share of at least `p` doesn't exceed; None if infinite."""
-    if not len(values):
+def _quantile(bins: Ints, p: float) -> int | None:
+    """The least bin that a share of at least `p` doesn't exceed; None if infinite."""
+    if not len(bins):
         return None
-    value = float(np.quantile(values, p, method="inverted_cdf"))
-    return value if math.isfinite(value) else None
+    found = int(np.quantile(bins, p, method="inverted_cdf"))
+    return found if found < INFINITE_BIN else None
+
+
+def _value(bin_: int) -> float:
+    return float(upper_ends([bin_])[0])

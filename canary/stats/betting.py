@@ -24,8 +24,11 @@ Floats = NDArray[np.float64]
 Alternative = Literal["greater", "less"]
 
 # Midpoints of a uniform grid of shares of what may be staked: u = (j - 1/2) / J.
-_SHARES: Floats = (np.arange(1000) + 0.5) / 1000
-_SHARES.flags.writeable = False
+SHARES: Floats = (np.arange(1000) + 0.5) / 1000
+SHARES.flags.writeable = False
+FEWER_SHARES: Floats = (np.arange(100) + 0.5) / 100
+"""For many values that all differ, as means over blocks do."""
+FEWER_SHARES.flags.writeable = False
 _ROWS_AT_ONCE = 2048  # times 1000 shares of 8 bytes: 16 MB of scratch
 
 
@@ -132,12 +135,17 @@ def betting_log_e(
 
 
 def betting_mean_bounds(
-    values: ArrayLike, *, low: float, high: float, alpha: float
+    values: ArrayLike,
+    *,
+    low: float,
+    high: float,
+    alpha: float,
+    shares: Floats = SHARES,
 ) -> tuple[float, float]:
     """Return a lower and an upper bound for the mean, each one-sided at `alpha`.
 
     As `paired_mean_bounds`, for values in [low, high]; (low, high) when nothing is
-    known.
+    known. `shares` are the bettors.
 
     Raises:
         ValueError: as `betting_log_e`, or alpha outside (0, 1).
@@ -145,9 +153,9 @@ def betting_mean_bounds(
     values = checked_values(values, low, high)
 
     def excess(mean: float, alternative: Alternative) -> float:
-        return betting_log_e(
-            values, null_mean=mean, low=low, high=high, alternative=alternative
-        ) - log_threshold(alpha)
+        sides = reflected(values, mean, low, high, alternative)
+        log_wealth = log_wealth_of(*sides, low, high, shares)
+        return float(log_mean_exp(log_wealth)) - log_threshold(alpha)
 
     mean = float(values.mean()) if values.size else (low + high) / 2
     return (
@@ -195,17 +203,23 @@ def reflected(
     return values, null_mean
 
 
-def log_wealth_of(values: Floats, null_mean: float, low: float, high: float) -> Floats:
-    """Return the log wealth of the bettor of each share, shape (1000,).
+def log_wealth_of(
+    values: Floats,
+    null_mean: float,
+    low: float,
+    high: float,
+    shares: Floats = SHARES,
+) -> Floats:
+    """Return the log wealth of the bettor of each share, shape (shares,).
 
     Sums in the order of the distinct values, so that the result doesn't depend on the
     order of arrival, not even in the last bit.
     """
     distinct, counts = np.unique(values, return_counts=True)
-    log_wealth = np.zeros(_SHARES.size)
+    log_wealth = np.zeros(shares.size)
     for start in range(0, distinct.size, _ROWS_AT_ONCE):
         rows = slice(start, start + _ROWS_AT_ONCE)
-        log_factors = _log_factors(distinct[rows], null_mean, low, high)
+        log_factors = _log_factors(distinct[rows], null_mean, low, high, shares)
         log_wealth += (counts[rows, None] * log_factors).sum(axis=0)
     return log_wealth
 
@@ -223,11 +237,17 @@ def _reflects(alternative: Alternative) -> bool:
     return alternative == "less"
 
 
-def _log_factors(values: Floats, null_mean: float, low: float, high: float) -> Floats:
+def _log_factors(
+    values: Floats,
+    null_mean: float,
+    low: float,
+    high: float,
+    shares: Floats = SHARES,
+) -> Floats:
     if not low < null_mean < high:
         raise ValueError(f"null mean must be in ({low}, {high}), got {null_mean}")
     gain = (values - null_mean) / (null_mean - low)
-    return np.log1p(gain[:, None] * _SHARES)
+    return np.log1p(gain[:, None] * shares)
 
 
 def _last_rejected(excess: Callable[[float], float], end: float, mean: float) -> float:

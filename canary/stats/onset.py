@@ -3,10 +3,11 @@
 import math
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from canary.stats.betting import (
     Alternative,
+    Floats,
     checked_values,
     log_mean_exp,
     log_wealth_of,
@@ -48,7 +49,29 @@ def late_onset_log_e(
         [log_wealth_of(stretch, null_mean, low, high) for stretch in stretches]
     )
     since_start = np.cumsum(log_wealth[::-1], axis=0)[::-1]
-    weights = 6 / (math.pi * np.arange(1, len(starts) + 1)) ** 2
-    begun = np.log(weights) + log_mean_exp(since_start)
-    not_begun = math.log1p(-weights.sum())
-    return float(np.logaddexp.reduce(np.append(begun, not_begun)))
+    return float(onset_mixture(log_mean_exp(since_start)))
+
+
+def onset_mixture(log_e_since: Floats) -> Floats:
+    """Return the log e-value of bets that began at several times, shape (starts, ...).
+
+    `log_e_since[j]` is what bets that began at the j-th time have made of 1. The j-th
+    has weight 6 / (pi^2 j^2), counted from 1; the weights of all times to come count
+    as 1 each, so that the sum stays an e-process as times are added.
+    """
+    starts = len(log_e_since)
+    weights = 6 / (math.pi * np.arange(1, starts + 1)) ** 2
+    begun = np.logaddexp.reduce(
+        (np.log(weights) + np.moveaxis(log_e_since, 0, -1)), axis=-1
+    )
+    return np.asarray(np.logaddexp(begun, math.log1p(-weights.sum())))
+
+
+def stretch_of(blocks: ArrayLike) -> NDArray[np.int64]:
+    """Return in which stretch between two starts each block lies, shape (n,).
+
+    Starts are before block 0 and after 1, 2, 4, 8, ... blocks: stretch 0 is block 0,
+    stretch 1 block 1, stretch 2 blocks 2 and 3, and so on.
+    """
+    blocks = np.asarray(blocks, dtype=np.int64)
+    return np.frexp(blocks.astype(np.float64))[1].astype(np.int64)

@@ -3,9 +3,11 @@
 import math
 from collections.abc import Callable
 
+import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import betaln
 
-from canary.stats.betting import log_threshold
+from canary.stats.betting import Floats, log_threshold
 
 # The mixture is tuned once, to be tight at this level and at t_opt; any other choice
 # is as valid, and it must not depend on the data.
@@ -34,10 +36,9 @@ def quantile_ranks(
     if n < 0 or not 0 < p < 1 or not t_opt > 0:
         raise ValueError(f"need n >= 0, 0 < p < 1, t_opt > 0: {n=}, {p=}, {t_opt=}")
     threshold = log_threshold(alpha)
-    a, b = _beta_parameters(p, t_opt)
 
     def plausible(count: int) -> bool:
-        return _log_mixture(count, n, p, a, b) < threshold
+        return bool(log_mixture(count, n, p, t_opt=t_opt) < threshold)
 
     inside = round(p * n)
     fewest = _boundary(plausible, inside, -1)
@@ -69,6 +70,9 @@ def _beta_parameters(p: float, t_opt: float) -> tuple[float, float]:
     return r / (1 - p), r / p
 
 
-def _log_mixture(count: int, n: int, p: float, a: float, b: float) -> float:
-    mixed = betaln(a + count, b + n - count) - betaln(a, b)
-    return float(mixed - count * math.log(p) - (n - count) * math.log1p(-p))
+def log_mixture(counts: ArrayLike, n: int, p: float, *, t_opt: float = 5000) -> Floats:
+    """Return the log e-values against a share p, for counts of n, shape (k,)."""
+    counts = np.asarray(counts, dtype=np.float64)
+    a, b = _beta_parameters(p, t_opt)
+    mixed = betaln(a + counts, b + n - counts) - betaln(a, b)
+    return np.asarray(mixed - counts * math.log(p) - (n - counts) * math.log1p(-p))

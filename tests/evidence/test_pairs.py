@@ -143,5 +143,5 @@ def test_a_cut_keeps_what_arrived_before():
     ).until(2.0)
 
     assert len(pairs) == 2
-    assert [0.5, 1.0] == list(np.round(pairs.baseline_busy_s, 6))
+    assert [0.5, 0.5] == list(pairs.baseline_service_s)
     assert len(pairs.candidate.failed) == 2

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import betabinom, binom
 
 from canary.stats import quantile_ranks
-from canary.stats.ranks import _beta_parameters, _log_mixture
+from canary.stats.ranks import _beta_parameters, log_mixture
 
 
 @pytest.mark.parametrize(
@@ -19,9 +19,7 @@ def test_reproduces_reference_ranks(n: int, p: float, expected: object) -> None:
 def test_reproduces_the_reference_mixture() -> None:
     """The mixture and its boundary equal the published code's unit test values."""
     # Variance 100 of increments 0.8 and -0.2 are 625 values; tuned at variance 100.
-    a, b = _beta_parameters(0.2, 625)
-    at_ten = _log_mixture(125 + 10, 625, 0.2, a, b)
-    at_bound = _log_mixture(125 + 31.4308, 625, 0.2, a, b)
+    at_ten, at_bound = log_mixture([125 + 10, 125 + 31.4308], 625, 0.2, t_opt=625)
 
     assert at_ten == pytest.approx(-0.6941012, abs=1e-6)
     assert at_bound == pytest.approx(math.log(20), abs=1e-4)

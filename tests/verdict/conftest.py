@@ -1,7 +1,10 @@
 import numpy as np
 import pytest
 
+from canary.assessment import Assessment
 from canary.evidence.observation import to_table
+from canary.evidence.pairs import pair_up
+from canary.gates import Evidence
 from canary.policy.model import Policy
 from canary.testing import observe
 
@@ -50,6 +53,19 @@ def build_table(a=None, b=None, *, every_s=1.0, **shared):
 @pytest.fixture
 def policy_of():
     return build_policy
+
+
+def build_assessment(policy, table):
+    """The policy's gates before their first look at all that the table holds."""
+    pairs = pair_up(table, baseline="baseline", candidate="candidate")
+    evidence = Evidence(policy)
+    evidence.fold(pairs)
+    return Assessment(policy, evidence)
+
+
+@pytest.fixture
+def assessment_of():
+    return build_assessment
 
 
 @pytest.fixture

@@ -8,9 +8,7 @@ import pytest
 
 from canary.decision import ControlStatus, Verdict
 from canary.evidence.observation import to_table
-from canary.evidence.pairs import pair_up
-from canary.gates.control import weigh_control
-from canary.judge import Ended, judge, take_look
+from canary.judge import Ended, judge
 from canary.testing import observe
 
 LATENCY = {"metric": "latency", "quantile": "p50", "max_ratio": 1.25}
@@ -86,13 +84,11 @@ def test_a_slow_device_is_invalid_not_a_rollback(controlled, policy_of):
     assert "tolerance 1.12x) over 400 pairs; the device or its place" in reason
 
 
-def test_invalid_beats_rollback_at_the_same_look(controlled):
+def test_invalid_beats_rollback_at_the_same_look(controlled, assessment_of):
     """A look that could say both blames the device."""
-    policy = controlled(LATENCY)
     table = to_table(timed(candidate=1.5, copy=1.5))
-    pairs = pair_up(table, baseline="baseline", candidate="candidate")
 
-    found = take_look(policy, pairs, cutoff_s=1e3)
+    found = assessment_of(controlled(LATENCY), table).look(1e3, last=True)
 
     assert found.log_e_rollback > math.log(1 / 0.045)
     assert found.control.differs
@@ -302,9 +298,9 @@ def test_rows_in_any_order_give_the_same_document(controlled):
 
 
 @pytest.mark.parametrize("slower", [1.0, 1.11])
-def test_sound_devices_are_rarely_called_different(controlled, slower):
+def test_sound_devices_are_rarely_called_different(controlled, assessment_of, slower):
     """Equal, or just inside the tolerance: at most alpha of the runs, at 40 looks."""
-    policy = controlled(LATENCY, ACCURACY, ERRORS)
+    policy = controlled(LATENCY, ACCURACY, ERRORS, look_every="1.25s")
     looks = np.arange(1, 41) * 1.25
     found = 0
     for seed in range(RUNS):
@@ -323,9 +319,7 @@ def test_sound_devices_are_rarely_called_different(controlled, slower):
             )
         }
         table = to_table(arms(candidate=columns["baseline"], **columns))
-        pairs = pair_up(table, baseline="baseline", candidate="candidate")
-        found += any(
-            weigh_control(policy, pairs.until(cutoff)).differs for cutoff in looks
-        )
+        assessment = assessment_of(policy, table)
+        found += any(assessment.look(at_s).control.differs for at_s in looks)
 
     assert found / RUNS <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / RUNS)

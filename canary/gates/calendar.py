@@ -1,0 +1,169 @@
+"""Which base blocks of time make up the units of one gate.
+
+A first stretch of the run counts for nothing but this choice. Later growth of the
+dependence makes later units longer: what is bet on is never chosen by looking at it.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from canary.evidence.blocks import BASE_BLOCK_S, Ints
+from canary.evidence.strands import Rows, Strand
+from canary.policy.model import DecisionRules
+from canary.stats.betting import Floats
+from canary.stats.dependence import doublings_needed, grown
+
+CALIBRATION_SHARE = 0.05
+"""Of `min_duration`: how long the stretch is that sets the length of blocks."""
+
+LEAST_CALIBRATION = 64
+"""Base blocks with requests that it needs; it goes on until it has them."""
+
+_FIRST_CHECK = 128
+
+
+@dataclass(slots=True)
+class _Segment:
+    """Units of one length: from which base block on, and what their values were."""
+
+    first: int
+    width: int
+    means: list[Floats] = field(default_factory=list)
+    check: int = _FIRST_CHECK
+
+    @property
+    def check_block(self) -> int:
+        return self.first + self.check * self.width
+
+
+class Calendar:
+    """The units of one gate, as their number of base blocks is chosen and grows."""
+
+    def __init__(self, rules: DecisionRules) -> None:
+        self._stated = (
+            None if isinstance(rules.block, str) else round(rules.block / BASE_BLOCK_S)
+        )
+        self._least_end = math.ceil(
+            CALIBRATION_SHARE * rules.min_duration_s / BASE_BLOCK_S
+        )
+        self._segments: list[_Segment] = []
+        self._first = 0
+
+    @property
+    def ready(self) -> bool:
+        """Whether the length of blocks is known."""
+        return bool(self._segments)
+
+    @property
+    def first(self) -> int:
+        """The first base block that counts."""
+        return self._first
+
+    @property
+    def block_s(self) -> float | None:
+        """How long a block is now; None until that is known."""
+        return self._segments[-1].width * BASE_BLOCK_S if self._segments else None
+
+    def calibration(self, strand: Strand, closed: int | None) -> Rows | None:
+        """Take the rows that the choice may look at; None while there are too few.
+
+        Args:
+            strand: Where they are.
+            closed: The first base block that may still change; None if none may.
+        """
+        blocks = np.unique(strand.waiting())
+        if len(blocks) < LEAST_CALIBRATION:
+            return None
+        end = max(self._least_end, int(blocks[LEAST_CALIBRATION - 1]) + 1)
+        if closed is not None and end > closed:
+            return None
+        self._first = end
+        return strand.take(end)
+
+    def begin(self, sums: Floats, requests: npt.NDArray[np.integer]) -> None:
+        """Choose the length of blocks, unless the policy states it.
+
+        Args:
+            sums: What the requests of each base block add up to, per series.
+            requests: How many requests each base block has.
+        """
+        width = self._stated
+        if width is None:
+            width = 2 ** doublings_needed(sums, requests.astype(np.float64))
+        self._segments.append(_Segment(first=self._first, width=width))
+
+    def play(
+        self, strand: Strand, closed: int | None, bet: Callable[[Rows], Floats]
+    ) -> None:
+        """Hand complete units over, and double their length where they correlate.
+
+        That is looked at after 128, 256, 512, ... units of one length.
+
+        Args:
+            strand: Where the rows are.
+            closed: The first base block that may still change; None if none may.
+            bet: Takes the rows of units of one length and returns the units' values,
+                shape (units,) or (series, units).
+        """
+        while True:
+            segment = self._segments[-1]
+            due = closed is None or segment.check_block <= closed
+            limit = segment.check_block if due else self._complete(segment, closed)
+            rows = strand.take(limit)
+            if rows is not None:
+                segment.means.append(np.atleast_2d(bet(rows)))
+            if not due or (closed is None and not len(strand.waiting())):
+                return
+            if self._stated is None and _any_grown(segment.means):
+                longer = _Segment(first=segment.check_block, width=2 * segment.width)
+                self._segments.append(longer)
+            else:
+                segment.check *= 2
+
+    def _complete(self, segment: _Segment, closed: int | None) -> int:
+        whole = ((closed or 0) - segment.first) // segment.width
+        return segment.first + whole * segment.width
+
+    def unit_of(self, block: Ints) -> Ints:
+        """Return a number for the unit that each counting base block belongs to."""
+        units, offset = np.zeros(len(block), np.int64), 0
+        for index, segment in enumerate(self._segments):
+            later = block >= segment.first
+            units[later] = offset + (block[later] - segment.first) // segment.width
+            if index + 1 < len(self._segments):
+                blocks = self._segments[index + 1].first - segment.first
+                offset += blocks // segment.width
+        return units
+
+    def numbered(self, rows: Rows) -> Ints:
+        """Return a number from 0 on for the unit of each counting row."""
+        units = self.unit_of(np.asarray(rows["block"], np.int64))
+        return np.asarray(np.unique(units, return_inverse=True)[1], np.int64)
+
+    def waiting_for(self) -> str:
+        """Return what has to come before anything counts, in words."""
+        return (
+            f"the first {LEAST_CALIBRATION} blocks of {BASE_BLOCK_S:g} s with requests "
+            "set how long blocks must be, and count for nothing else"
+        )
+
+
+def _any_grown(means: list[Floats]) -> bool:
+    if not means:
+        return False
+    return any(grown(series) for series in np.concatenate(means, axis=1))
+
+
+def counting_rows(strand: Strand, calendar: Calendar | None) -> Rows | None:
+    """Return the rows taken so far, but for those that set the length of blocks."""
+    rows = strand.taken()
+    if rows is None or calendar is None:
+        return rows
+    if not calendar.ready:
+        return None
+    after = rows["block"] >= calendar.first
+    return {name: column[after] for name, column in rows.items()}

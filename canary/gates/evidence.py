@@ -1,0 +1,181 @@
+"""What observations are folded into: whole numbers per gate and base block.
+
+Folding commutes: whatever the order, and on whatever machine, the rows are the same,
+and shards of one run add up to what the whole run would have given.
+"""
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from canary.errors import ObservationError
+from canary.evidence.blocks import BASE_BLOCK_S, Ints, SessionBlocks, block_of
+from canary.evidence.pairs import Pairs
+from canary.evidence.strands import Rows, Strand
+from canary.gates.books import book_rows
+from canary.gates.common import in_blocks
+from canary.gates.control import control_rows, sent_columns
+from canary.gates.rows import fair_share
+from canary.gates.scales import rows_of
+from canary.policy.model import Policy
+
+BOOKS = "books"
+CONTROL = "control"
+SCHEMA = "canary.evidence/1"
+
+_FACTS = ("kernels", "devices", "control_kernels", "control_columns")
+
+
+class Evidence:
+    """The evidence about one policy, as far as it has been folded.
+
+    Args:
+        policy: Says what its gates count.
+        heaviest: The largest weight that any request is stored with.
+    """
+
+    def __init__(self, policy: Policy, *, heaviest: float = 1.0) -> None:
+        self._policy = policy
+        self.heaviest = heaviest
+        rules = policy.decision
+        self.length_s = BASE_BLOCK_S if in_blocks(policy) else rules.look_every_s
+        self._sessions = SessionBlocks(self.length_s, policy.traffic.timeout_s)
+        self._control_sessions = SessionBlocks(self.length_s, policy.traffic.timeout_s)
+        self.strands: dict[str, Strand] = {BOOKS: Strand()}
+        self.kernels: dict[str, list[str]] = {}
+        self.devices: dict[str, list[str]] = {}
+        self.control_kernels: dict[str, list[str]] = {}
+        self.control_columns: dict[str, list[str]] = {}
+
+    def strand(self, name: str) -> Strand:
+        """Return the rows of one question; empty until some are folded."""
+        return self.strands.setdefault(name, Strand())
+
+    def fold(self, pairs: Pairs) -> None:
+        """Take up pairs, which must come in order of arrival."""
+        policy = self._policy
+        self.strands[BOOKS].add(book_rows(policy, pairs, self.length_s))
+        _add(self.kernels, pairs.kernels)
+        _add(self.devices, pairs.devices)
+        own = block_of(pairs.arrived_s, self.length_s)
+        unit = own
+        if in_blocks(policy):
+            unit = self._sessions.blocks(pairs.arrived_s, pairs.session)
+        self._fold_gates(pairs, own, unit)
+        if pairs.control is not None and policy.aa_control:
+            self._fold_control(pairs.control)
+
+    def _fold_gates(self, pairs: Pairs, own: Ints, unit: Ints) -> None:
+        """Gates on all traffic count a fair share of what was sampled unequally; all of
+        it, with its weights, goes into an estimate beside."""
+        fair = None
+        if np.any(pairs.weight != self.heaviest):
+            fair = fair_share(pairs, self.heaviest)
+        for gate in self._policy.gates:
+            rows = rows_of(gate, self._policy, pairs, own=own, unit=unit)
+            if fair is not None and gate.regime is None and gate.metric != "accuracy":
+                self.strand(weighted(gate.name)).add(rows)
+                some = pairs.where(fair)
+                rows = rows_of(
+                    gate, self._policy, some, own=own[fair], unit=unit[fair]
+                )
+            self.strand(gate.name).add(rows)
+
+    def _fold_control(self, control: Pairs) -> None:
+        own = unit = block_of(control.arrived_s, self.length_s)
+        self.strand(CONTROL).add({"block": own, "pairs": np.ones(len(own), np.int64)})
+        if in_blocks(self._policy):
+            unit = self._control_sessions.blocks(control.arrived_s, control.session)
+        for name, rows in control_rows(self._policy, control, own, unit):
+            self.strand(name).add(rows)
+        _add(self.control_columns, sent_columns(control))
+        _add(self.control_kernels, control.kernels)
+        _add(self.devices, control.devices)
+
+    def closed(self, now_s: float) -> int:
+        """Return how many base blocks nothing more can come to at a time of the run."""
+        return self._sessions.closed(now_s) if in_blocks(self._policy) else (
+            self.arrived(now_s)
+        )
+
+    def arrived(self, now_s: float) -> int:
+        """Return how many base blocks have ended at a time of the run."""
+        return int(block_of(np.array([now_s]), self.length_s)[0])
+
+    def to_bytes(self) -> bytes:
+        """Return everything that was folded, the same bytes for the same evidence."""
+        columns = {}
+        for name, strand in sorted(self.strands.items()):
+            for column, values in (strand.canonical() or {}).items():
+                plain = values.astype(str) if values.dtype == object else values
+                columns[f"{name}|{column}"] = plain
+        facts = {
+            "schema": SCHEMA,
+            "policy_sha256": self._policy.sha256,
+            "heaviest": self.heaviest,
+            **{kind: getattr(self, kind) for kind in _FACTS},
+        }
+        columns["facts"] = np.array(json.dumps(facts, sort_keys=True))
+        sink = io.BytesIO()
+        np.savez_compressed(sink, allow_pickle=False, **columns)
+        return sink.getvalue()
+
+
+def read_evidence(policy: Policy, content: bytes) -> Evidence:
+    """Return what `Evidence.to_bytes` has written.
+
+    Raises:
+        ObservationError: It is something else, or another policy's.
+    """
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as columns:
+            read = dict(columns)
+        facts = json.loads(str(read.pop("facts")))
+    except (ValueError, OSError, KeyError) as error:
+        raise ObservationError(f"not evidence that was folded ({error})") from error
+    if facts["schema"] != SCHEMA or facts["policy_sha256"] != policy.sha256:
+        raise ObservationError(
+            f"this evidence was folded for another policy than {policy.name}, or by "
+            "another version; fold the observations again"
+        )
+    evidence = Evidence(policy, heaviest=facts["heaviest"])
+    rows: dict[str, Rows] = {}
+    for key, values in read.items():
+        name, _, column = key.rpartition("|")
+        text = values.dtype.kind == "U"
+        rows.setdefault(name, {})[column] = values.astype(object) if text else values
+    for name, found in rows.items():
+        evidence.strand(name).add(found)
+    for kind in _FACTS:
+        _add(getattr(evidence, kind), facts[kind])
+    return evidence
+
+
+def merged(policy: Policy, shards: Sequence[Evidence]) -> Evidence:
+    """Return what all shards hold together; sessions may not span several.
+
+    Raises:
+        ValueError: They were folded with different heaviest weights.
+    """
+    weights = {shard.heaviest for shard in shards}
+    if len(weights) > 1:
+        raise ValueError(f"shards differ in their heaviest weight: {sorted(weights)}")
+    whole = Evidence(policy, heaviest=weights.pop() if weights else 1.0)
+    for shard in shards:
+        for name, strand in shard.strands.items():
+            whole.strand(name).extend(strand)
+        for kind in _FACTS:
+            _add(getattr(whole, kind), getattr(shard, kind))
+    return whole
+
+
+def weighted(name: str) -> str:
+    """Return under which name all of a gate's rows are kept, with their weights."""
+    return f"weighted {name}"
+
+
+def _add(known: dict[str, list[str]], more: Mapping[str, Sequence[str]]) -> None:
+    for arm, names in more.items():
+        known[arm] = sorted({*known.get(arm, ()), *names})

@@ -1,0 +1,97 @@
+"""From pairs to the integers that one gate counts."""
+
+import math
+
+import numpy as np
+import pyarrow as pa
+
+from canary.evidence.blocks import Ints
+from canary.evidence.pairs import Bools, Pairs
+from canary.evidence.strands import Rows
+from canary.gates.common import in_regime, timings
+from canary.policy.model import Gate, Policy
+from canary.stats.grid import bins_of
+from canary.traffic.seeds import stable_uniform
+
+STEPS = 1_000_000
+"""A score, or a weight, of 1 in whole steps."""
+
+DISCRETE = {"memory": "peak_memory_bytes", "output_tokens": "output_tokens"}
+"""Metrics of which many requests share a value, and their columns."""
+
+
+def score_rows(gate: Gate, policy: Policy, pairs: Pairs, block: Ints) -> Rows:
+    """Return a row per scored item: its group, how many items that has, both scores."""
+    scope = in_regime(gate, policy, pairs) & pairs.quality
+    if gate.task is not None:
+        scope &= pairs.task == gate.task
+    a = np.where(pairs.baseline.failed, 0.0, pairs.baseline.score)
+    b = np.where(pairs.candidate.failed, 0.0, pairs.candidate.score)
+    scope &= ~np.isnan(a) & ~np.isnan(b)
+    units, items = pairs.unit[scope], pairs.unit_items[scope]
+    if np.any(items == 0):  # not said: as many as there are
+        codes = pa.array(units, pa.string()).dictionary_encode().indices.to_numpy()
+        items = np.where(items == 0, np.bincount(codes)[codes], items)
+    return {
+        "block": block[scope],
+        "unit": units,
+        "items": items,
+        "a": np.rint(a[scope] * STEPS).astype(np.int64),
+        "b": np.rint(b[scope] * STEPS).astype(np.int64),
+    }
+
+
+def share_rows(gate: Gate, policy: Policy, pairs: Pairs, block: Ints) -> Rows:
+    """Return a row per request: whether each arm did badly.
+
+    Badly: failed, was slower than a limit, or (the candidate) didn't give the
+    baseline's answer.
+    """
+    scope = in_regime(gate, policy, pairs)
+    if gate.metric == "errors":
+        a, b = pairs.baseline.failed, pairs.candidate.failed
+    elif gate.metric == "agreement":
+        scope &= ~np.isnan(pairs.agree)
+        a, b = np.zeros(len(pairs), bool), pairs.agree < 0.5
+    else:
+        baseline, candidate, measured = timings(gate, pairs)
+        scope &= measured
+        limit_s = gate.over_s if gate.over_s is not None else math.inf
+        a, b = baseline > limit_s, candidate > limit_s
+    return request_rows(pairs, block, a, b, scope)
+
+
+def request_rows(
+    pairs: Pairs, block: Ints, a: Bools | Ints, b: Bools | Ints, scope: Bools
+) -> Rows:
+    """Return a row per request in scope: two numbers and, if they differ, weights."""
+    columns = {"block": block, "a": a, "b": b}
+    weight = pairs.weight
+    if len(weight) and weight.min() != weight.max():
+        columns["weight"] = np.rint(weight * STEPS)
+    return {name: column[scope].astype(np.int32) for name, column in columns.items()}
+
+
+def bin_rows(gate: Gate, policy: Policy, pairs: Pairs, block: Ints) -> Rows:
+    """Return a row per request: the bins of both arms' values."""
+    scope = in_regime(gate, policy, pairs)
+    column = DISCRETE.get(gate.metric)
+    if column is None:
+        a, b, measured = timings(gate, pairs)
+    else:
+        a, b = getattr(pairs.baseline, column), getattr(pairs.candidate, column)
+        measured = pairs.timed & ~np.isnan(a) & ~np.isnan(b)
+    scope &= measured
+    a, b = np.where(scope, a, 0.0), np.where(scope, b, 0.0)
+    return request_rows(pairs, block, bins_of(a), bins_of(b), scope)
+
+
+def fair_share(pairs: Pairs, heaviest: float) -> Bools:
+    """Which pairs a gate on all traffic counts, where regimes were sampled unequally.
+
+    A session stays with a probability in proportion to its weight, decided by a hash of
+    its name, so that what stays is a fair sample of the traffic and needs no weights.
+    """
+    names = np.where(pairs.session == "", pairs.request_id, pairs.session)
+    drawn = np.array([stable_uniform("fair", str(name)) for name in names])
+    return drawn < pairs.weight / heaviest

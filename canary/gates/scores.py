@@ -1,0 +1,104 @@
+"""Gates on accuracy: the mean difference of scores, per validation group."""
+
+import math
+
+import numpy as np
+
+from canary.decision import GateResult, GateStatus
+from canary.evidence.blocks import Ints
+from canary.evidence.strands import Rows, Strand
+from canary.gates.common import Weight, no_evidence
+from canary.gates.differences import Means, difference_result, margin_of
+from canary.gates.rows import STEPS
+from canary.policy.model import Gate, Policy
+from canary.stats.betting import SHARES
+from canary.stats.onset import stretch_of
+from canary.stats.tallies import ValueTally
+
+
+class ScoreScale:
+    """Weighs one limit on accuracy; a unit is a group, once all its items are answered.
+
+    Args:
+        gate: The limit.
+        policy: Its policy.
+        strand: A row per item: group (`unit`), the items that the group will have
+            (`items`), and both scores in steps of a millionth (`a` and `b`).
+
+    A mean over half a group would be looked at before it is known. Groups count in the
+    order of the base blocks in which they were completed.
+    """
+
+    def __init__(self, gate: Gate, policy: Policy, strand: Strand) -> None:
+        self._gate, self._policy, self._strand = gate, policy, strand
+        self._tally = ValueTally(-margin_of(gate), SHARES)
+        self._means = Means()
+        self._groups: dict[str, list[int]] = {}
+        self._items = 0
+
+    def advance(self, closed: int | None) -> None:
+        """Take the evidence of all base blocks before `closed`, of all if None."""
+        rows = self._strand.take(closed)
+        if rows is None:
+            return
+        self._items += len(rows["block"])
+        block, sums = self._completed(rows)
+        if not len(block):
+            return
+        items, a, b = sums.astype(np.float64).T
+        a_mean, b_mean = a / items / STEPS, b / items / STEPS
+        self._tally.add(b_mean - a_mean, stretch_of(block))
+        self._means.add(a_mean, b_mean)
+
+    def _completed(self, rows: Rows) -> tuple[Ints, Ints]:
+        """Return the base block in which each complete group was completed, with its
+        items and the sums of both scores, shape (groups, 3)."""
+        alone = rows["items"] <= 1
+        done = [rows["block"][alone].tolist()]
+        ones = np.ones(int(alone.sum()), np.int64)
+        sums = [np.column_stack([ones, rows["a"][alone], rows["b"][alone]])]
+        late_blocks, late_sums = [], []
+        columns = [rows[name][~alone].tolist() for name in ("block", "unit", "items",
+                                                            "a", "b")]  # fmt: skip
+        for block, unit, items, a, b in zip(*columns, strict=True):
+            group = self._groups.setdefault(unit, [0, 0, 0])
+            if group[0] == items:
+                continue  # asked again: an item counts once
+            group[0] += 1
+            group[1] += a
+            group[2] += b
+            if group[0] == items:
+                late_blocks.append(block)
+                late_sums.append(tuple(group))
+        done.append(late_blocks)
+        sums.append(np.array(late_sums, np.int64).reshape(-1, 3))
+        return np.array([b for some in done for b in some], np.int64), np.vstack(sums)
+
+    def weigh(self, load: float | None) -> Weight:
+        """Return the evidence so far; the load doesn't matter to it."""
+        del load
+        threshold = math.log(1 / self._policy.decision.alpha)
+        if not self._means.units:
+            told = "both arms have answered nothing that it counts"
+            return no_evidence(told, threshold)
+        baseline = self._means.baseline
+        if baseline <= margin_of(self._gate):
+            told = f"the baseline itself is right on only {baseline:.1%}, nothing to"
+            return no_evidence(f"{told} lose", threshold, more_would_help=False)
+        return Weight(
+            log_e_hold=self._tally.log_e_hold(),
+            log_e_broken=self._tally.log_e_broken(),
+            threshold_hold=threshold,
+        )
+
+    def describe(self, weight: Weight, status: GateStatus) -> GateResult:
+        """Return everything a report says about the limit."""
+        return difference_result(
+            self._gate,
+            self._policy,
+            weight,
+            status,
+            tally=self._tally,
+            means=self._means,
+            requests=self._items,
+        )
