@@ -9,12 +9,12 @@ from canary.errors import AttentionError, Fault
 from canary.policy.model import (
     GATE_FORMS,
     MODEL_LAYERS,
-    DecisionRules,
     Gate,
     VariantSpec,
     regime_names,
     variant_name,
 )
+from canary.policy.rules import DecisionRules
 from canary.policy.tree import Document, below
 from canary.policy.units import duration_text, tokens_text
 from canary.policy.wrong import nearest

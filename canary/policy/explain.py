@@ -1,13 +1,13 @@
 """What a policy will do, in sentences, for `canary validate`."""
 
 from canary.policy.model import (
-    DecisionRules,
     Gate,
     LoadTarget,
     Policy,
     Traffic,
     variant_name,
 )
+from canary.policy.rules import DecisionRules
 from canary.policy.units import (
     duration_text,
     factor_text,

@@ -9,13 +9,13 @@ from canary.policy.model import (
     GATE_FORMS,
     MODEL_LAYERS,
     Budget,
-    DecisionRules,
     Gate,
     Limit,
     Policy,
     Traffic,
     VariantSpec,
 )
+from canary.policy.rules import DecisionRules
 from canary.policy.wrong import written_keys
 
 _LIMIT_KEYS = ("quantile", "over", "margin", "max_ratio")
