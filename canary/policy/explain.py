@@ -15,7 +15,7 @@ from canary.policy.units import (
     share_text,
     tokens_text,
 )
-from canary.wording import METRICS
+from canary.wording import METRICS, answers_that_differ
 
 
 def explain(policy: Policy) -> str:
@@ -88,6 +88,8 @@ def limit_text(gate: Gate) -> str:
     if gate.quantile is not None and gate.max_ratio is not None:
         what = f"{percentile_text(gate.quantile)} {metric}{regime}"
         return f"{what} at most {gate.max_ratio:g} times the baseline's"
+    if gate.metric == "agreement":
+        return f"{answers_that_differ(gate.margin or 0)}{regime}"
     points = f"{(gate.margin or 0) * 100:.10g}"
     margin = f"{points} {'point' if points == '1' else 'points'}"
     if gate.metric == "accuracy":

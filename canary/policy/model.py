@@ -39,21 +39,25 @@ from canary.policy.value import Value
 
 Metric = Literal[
     "accuracy",
+    "agreement",
     "ttft",
     "tpot",
     "latency",
     "service",
     "errors",
     "memory",
+    "output_tokens",
 ]
 TIMED_METRICS = ("ttft", "tpot", "latency", "service")
 
 _TIMED_FORMS = (("quantile", "max_ratio"), ("over", "margin"))
 GATE_FORMS: dict[str, tuple[tuple[str, ...], ...]] = {
     "accuracy": (("margin",),),
+    "agreement": (("margin",),),
     "errors": (("margin",),),
     **dict.fromkeys(TIMED_METRICS, _TIMED_FORMS),
     "memory": (("quantile", "max_ratio"),),
+    "output_tokens": (("quantile", "max_ratio"),),
 }
 """The ways to state a limit, per metric, as the keys that each way needs."""
 
@@ -196,14 +200,16 @@ def _margin(value: float) -> float:
 class Gate(Value):
     """One limit: shown to hold, shown to be broken, or not shown yet.
 
-    accuracy and errors: `margin`; ttft, tpot, latency and service: `quantile` with
-    `max_ratio`, or `over` with `margin`; memory: `quantile` with `max_ratio`.
+    accuracy, agreement and errors: `margin`; ttft, tpot, latency and service:
+    `quantile` with `max_ratio`, or `over` with `margin`; memory and output_tokens:
+    `quantile` with `max_ratio`.
     """
 
     metric: Metric = Field(examples=["accuracy"])
-    """What is compared: `ttft` is the time to the first token, `tpot` the time per
+    """What is compared: `agreement` is whether the answer is the baseline's, for
+    traffic without labels, `ttft` the time to the first token, `tpot` the time per
     further token, `latency` counts from the intended arrival, `service` from the
-    send, `memory` is the peak."""
+    send, `memory` is the peak, `output_tokens` the length of the answer."""
 
     task: _Text | None = None
     """Only validation items of this task (accuracy)."""
@@ -218,7 +224,8 @@ class Gate(Value):
     """Compare the share of requests that take longer than this."""
 
     margin: Annotated[Share, AfterValidator(_margin)] | None = None
-    """How many percentage points worse than the baseline is still acceptable."""
+    """How many percentage points worse than the baseline is still acceptable; for
+    agreement, on how many of the requests the answer may be another."""
 
     max_ratio: StrictFloat | None = Field(
         default=None, gt=0, allow_inf_nan=False, examples=[1.05]

@@ -14,7 +14,6 @@ from canary.policy.units import shown
 
 _LATER_KEYS = frozenset({"admission", "economics", "override"})
 _LATER_KEYS |= {"follow", "sample", "inference"}
-_LATER_METRICS = frozenset({"agreement", "output_tokens"})
 
 _NOUNS = {
     "string_type": "text",
@@ -95,8 +94,6 @@ def wrong_value(error: ErrorDetails, info: FieldInfo | None) -> str:
 
 
 def _no_choice(value: object, choices: tuple[str, ...]) -> str:
-    if isinstance(value, str) and value in _LATER_METRICS:
-        return f"{value} is not in this version; write one of {', '.join(choices)}"
     listed = f"{', '.join(choices[:-1])} or {choices[-1]}"
     expected = f"expected {listed}, got {shown(value)}"
     close = _close(str(value), choices)

@@ -67,6 +67,8 @@ WINDOW = "{pattern: sliding_window, window: 256}"
         ("metric: accuracy", "metric: acuracy"),
         ("metric: accuracy, ", ""),
         ("metric: accuracy", "metric: errors"),
+        ("metric: accuracy", "metric: agreement"),
+        ("metric: accuracy, task: contracts", "metric: output_tokens"),
         ("margin: 5%", "margin: 5"),
         ("margin: 5%", "margin: 5%, over: 2s"),
         ("margin: 5%", "max_ratio: 1.1"),
