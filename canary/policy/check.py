@@ -14,12 +14,10 @@ from canary.policy.model import (
     regime_names,
     variant_name,
 )
-from canary.policy.rules import DecisionRules
+from canary.policy.rules import LEAST_BLOCKS, DecisionRules
 from canary.policy.tree import Document, below
-from canary.policy.units import duration_text, tokens_text
+from canary.policy.units import BASE_BLOCK_S, LONGEST_S, duration_text, tokens_text
 from canary.policy.wrong import nearest
-
-_LONGEST_WITHOUT_BLOCKS_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,10 +179,22 @@ def _decision_faults(rules: DecisionRules, document: Document) -> Iterator[Fault
                 f"write {key}, at most {longest}"
             )
             yield document.fault("decision.max_duration", message)
-    if rules.block == "auto" and rules.max_duration_s > _LONGEST_WITHOUT_BLOCKS_S:
-        message = (
-            f"a run of up to {longest} needs blocks of time, which are not in this "
-            "version; write block: request to take requests as independent, or "
-            "max_duration: 1h"
-        )
-        yield document.fault("decision.block", message)
+    if isinstance(rules.block, float):
+        yield from _block_faults(rules.block, rules, document)
+
+
+def _block_faults(
+    block_s: float, rules: DecisionRules, document: Document
+) -> Iterator[Fault]:
+    if block_s * LEAST_BLOCKS <= rules.max_duration_s:
+        return
+    longest_s = rules.max_duration_s / LEAST_BLOCKS // BASE_BLOCK_S * BASE_BLOCK_S
+    advice = f"at most {duration_text(longest_s)}" if longest_s else "request"
+    enough_s = block_s * LEAST_BLOCKS
+    if enough_s <= LONGEST_S:
+        advice += f", or max_duration: {duration_text(enough_s)} or more"
+    message = (
+        f"a run of up to {duration_text(rules.max_duration_s)} holds fewer than "
+        f"{LEAST_BLOCKS} blocks of {duration_text(block_s)}; write {advice}"
+    )
+    yield document.fault("decision.block", message)

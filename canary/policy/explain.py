@@ -30,7 +30,7 @@ def explain(policy: Policy) -> str:
         "It rolls back as soon as a limit is shown to be broken.",
         *_control(policy),
         _ending(policy),
-        _certainty(policy.decision),
+        _certainty(policy),
     ]
     question = f"{policy.name}: may {candidate} replace {baseline}?"
     return "\n  ".join([question, *lines])
@@ -72,12 +72,33 @@ def _ending(policy: Policy) -> str:
     )
 
 
-def _certainty(rules: DecisionRules) -> str:
+def _certainty(policy: Policy) -> str:
+    rules = policy.decision
     return (
         f"The chance to promote although a limit is broken is at most "
         f"{share_text(rules.alpha)}, to roll back although all hold at most "
-        f"{share_text(rules.harm_alpha)}, if requests are independent."
+        f"{share_text(rules.harm_alpha)}, if {_independent(policy)}."
     )
+
+
+def _independent(policy: Policy) -> str:
+    """Return what must be independent of each other, and how long a block of it is."""
+    accuracy = {gate.metric == "accuracy" for gate in policy.gates}
+    groups = ["validation groups"] if True in accuracy else []
+    if False not in accuracy:
+        return f"{groups[0]} are independent"
+    units, more = _traffic_units(policy.decision)
+    return f"{' and '.join([*groups, units])} are independent{more}"
+
+
+def _traffic_units(rules: DecisionRules) -> tuple[str, str]:
+    if isinstance(rules.block, float):
+        return f"blocks of {duration_text(rules.block)}", ""
+    if rules.by_request:
+        short = ", which a run of up to 1h takes for granted"
+        return "requests", short if rules.block == "auto" else ""
+    sets = f"the first {duration_text(rules.calibration_s)} (5% of min_duration)"
+    return "blocks of time", f"; {sets} set their length and count for no limit"
 
 
 def limit_text(gate: Gate) -> str:

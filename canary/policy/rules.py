@@ -1,18 +1,22 @@
 """The decision section of a policy: how sure, how often one looks, when it ends."""
 
-import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, StrictInt
+from pydantic import AfterValidator, Field, StrictInt
 
 from canary.policy.units import (
-    DURATION_PATTERN,
+    Block,
     DurationS,
     PositiveDurationS,
     Share,
     share_text,
 )
 from canary.policy.value import Value
+
+LEAST_BLOCKS = 12
+"""A run holds at least so many blocks of the length that its policy states."""
+
+_LONGEST_BY_REQUEST_S = 3600.0
 
 
 def _risk(value: float) -> float:
@@ -25,12 +29,6 @@ def _risk(value: float) -> float:
 
 
 Risk = Annotated[Share, AfterValidator(_risk)]
-
-
-def _block(value: object) -> object:
-    if isinstance(value, str) and re.fullmatch(DURATION_PATTERN, value):
-        raise ValueError("blocks of time are not in this version; write request")
-    return value
 
 
 class DecisionRules(Value):
@@ -54,9 +52,25 @@ class DecisionRules(Value):
     look_every_s: PositiveDurationS = Field(default=3600.0, alias="look_every")
     """How often the evidence is weighed; looking often costs no certainty."""
 
-    block: Annotated[Literal["auto", "request"], BeforeValidator(_block)] = "auto"
-    """What counts as independent: `request` assumes it of single requests; `auto`
-    does so for runs of up to one hour."""
+    block: Block = "auto"
+    """What limits on traffic count as independent: `request` takes single requests for
+    it; a duration, a whole multiple of 10s, takes blocks of time of this length. `auto`
+    takes requests in runs of up to one hour (`max_duration`), and in longer ones blocks
+    whose length it sets from the first twentieth of `min_duration`."""
 
     at_deadline: Literal["rollback", "hold"] = "rollback"
     """What to do when the deadline comes before a verdict."""
+
+    @property
+    def by_request(self) -> bool:
+        """Whether limits on traffic count requests as independent, not blocks."""
+        if self.block == "auto":
+            return self.max_duration_s <= _LONGEST_BY_REQUEST_S
+        return self.block == "request"
+
+    @property
+    def calibration_s(self) -> float:
+        """The stretch that sets the length of blocks, and counts for no limit."""
+        if self.block == "auto" and not self.by_request:
+            return self.min_duration_s / 20
+        return 0.0

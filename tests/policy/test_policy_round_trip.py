@@ -85,17 +85,24 @@ def policies(draw: st.DrawFn) -> dict[str, Any]:
             "limit": limit,
         },
     )
+    times = st.sampled_from(
+        [
+            {"block": "request", "max_duration": "1d"},
+            {"block": "request", "max_duration": "7d"},
+            {"block": "auto", "max_duration": "1h", "min_duration": "0s"},
+            {"block": "auto", "max_duration": "3650d"},
+            {"block": "10s", "max_duration": "87600h"},
+            {"block": "0.5m", "max_duration": "3000d"},
+        ]
+    )
     rules = st.fixed_dictionaries(
-        {
-            "max_duration": st.sampled_from(["1d", "36h", "7d"]),
-            "block": st.just("request"),
-        },
+        {},
         optional={
             "alpha": SHARES,
             "harm_alpha": SHARES,
-            "min_duration": st.sampled_from(["0s", "1.5h", "86400s"]),
+            "min_duration": st.sampled_from(["0s", "0.5h", "3600s"]),
             "min_pairs": st.integers(1, 10**9),
-            "look_every": st.sampled_from(["100ms", "1m", "1d"]),
+            "look_every": st.sampled_from(["100ms", "1m", "1h"]),
             "at_deadline": st.sampled_from(["rollback", "hold"]),
         },
     )
@@ -109,7 +116,7 @@ def policies(draw: st.DrawFn) -> dict[str, Any]:
         "validation": draw(st.lists(WORDS, min_size=1, max_size=3)),
         "regimes": [draw(st.sampled_from([n, tokens_text(n)])) for n in sizes],
         "gates": limits,
-        "decision": draw(rules),
+        "decision": draw(rules) | draw(times),
     }
 
 

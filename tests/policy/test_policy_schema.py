@@ -80,7 +80,8 @@ WINDOW = "{pattern: sliding_window, window: 256}"
         ("min_duration: 10s", "min_duration: 10"),
         ("min_pairs: 100", "min_pairs: 0"),
         ("look_every: 5s", "look_evry: 5s"),
-        ("look_every: 5s", "block: never"),
+        ("look_every: 5s", "look_every: 5s\n  block: never"),
+        ("look_every: 5s", "look_every: 5s\n  block: 10"),
         ("look_every: 5s", "path: x"),
     ],
 )
