@@ -32,6 +32,13 @@ METRICS = {
 }
 
 
+ABOUT_THIS_SET = (
+    "Accuracy is judged on these very questions, not on all questions like them; once "
+    "all are answered, what it says of them is exact."
+)
+"""What a policy with ``inference: set`` says about its accuracy."""
+
+
 def limit_in_words(gate: GateResult) -> str:
     """Return the gate's limit as a sentence part: what must be true."""
     scope = "".join(

@@ -46,6 +46,7 @@ def faults_between(draft: Draft, document: Document) -> Iterator[Fault]:
     yield from _repeated_gates(draft, document)
     if draft.decision is not None:
         yield from _decision_faults(draft.decision, document)
+        yield from _inference_faults(draft.decision, draft.gates, document)
 
 
 def _variant_faults(draft: Draft, document: Document) -> Iterator[Fault]:
@@ -163,10 +164,13 @@ def _repeated_gates(draft: Draft, document: Document) -> Iterator[Fault]:
 
 def _decision_faults(rules: DecisionRules, document: Document) -> Iterator[Fault]:
     longest = duration_text(rules.max_duration_s)
-    for key, seconds in (
-        ("min_duration", rules.min_duration_s),
-        ("look_every", rules.look_every_s),
-    ):
+    durations_s = {"min_duration": rules.min_duration_s}
+    if rules.mode == "sequential":
+        durations_s["look_every"] = rules.look_every_s
+    elif "decision.look_every" in document.places:
+        message = "not used by mode: fixed, which looks once, at the end; remove it"
+        yield document.fault("decision.look_every", message)
+    for key, seconds in durations_s.items():
         if seconds <= rules.max_duration_s:
             continue
         where, text = f"decision.{key}", duration_text(seconds)
@@ -181,6 +185,18 @@ def _decision_faults(rules: DecisionRules, document: Document) -> Iterator[Fault
             yield document.fault("decision.max_duration", message)
     if isinstance(rules.block, float):
         yield from _block_faults(rules.block, rules, document)
+
+
+def _inference_faults(
+    rules: DecisionRules, gates: tuple[Gate | None, ...], document: Document
+) -> Iterator[Fault]:
+    metrics = {"accuracy" if gate is None else gate.metric for gate in gates}
+    if rules.inference == "set" and metrics and "accuracy" not in metrics:
+        message = (
+            "set is about the accuracy on a validation set, and no gate asks for it; "
+            "add {metric: accuracy, margin: 1%} to gates, or remove it"
+        )
+        yield document.fault("decision.inference", message)
 
 
 def _block_faults(

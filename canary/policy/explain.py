@@ -15,7 +15,7 @@ from canary.policy.units import (
     share_text,
     tokens_text,
 )
-from canary.wording import METRICS, answers_that_differ
+from canary.wording import ABOUT_THIS_SET, METRICS, answers_that_differ
 
 
 def explain(policy: Policy) -> str:
@@ -27,11 +27,13 @@ def explain(policy: Policy) -> str:
     lines.append(f"It promotes only if {_condition(policy)}:")
     lines += [f"  - {limit_text(gate)}" for gate in policy.gates]
     lines += [
-        "It rolls back as soon as a limit is shown to be broken.",
+        _rollback(policy.decision),
         *_control(policy),
         _ending(policy),
         _certainty(policy),
     ]
+    if policy.decision.inference == "set":
+        lines.append(ABOUT_THIS_SET)
     question = f"{policy.name}: may {candidate} replace {baseline}?"
     return "\n  ".join([question, *lines])
 
@@ -45,6 +47,12 @@ def _condition(policy: Policy) -> str:
     return (
         f"{limits.get(count, f'all {count} limits are')} shown to hold, after {least}"
     )
+
+
+def _rollback(rules: DecisionRules) -> str:
+    if rules.mode == "fixed":
+        return "It rolls back if a limit is shown to be broken at its one look."
+    return "It rolls back as soon as a limit is shown to be broken."
 
 
 def _control(policy: Policy) -> list[str]:
@@ -65,10 +73,12 @@ def _ending(policy: Policy) -> str:
         "rollback": "the candidate is rolled back",
         "hold": "the rollout stays where it is",
     }[rules.at_deadline]
+    looks = f"every {duration_text(rules.look_every_s)} and ends"
+    if rules.mode == "fixed":
+        looks = "once, at the end:"
     return (
-        f"It looks every {duration_text(rules.look_every_s)} and ends after "
-        f"{duration_text(rules.max_duration_s)}{spent} or with the trace; if that "
-        f"settles nothing, {undecided}."
+        f"It looks {looks} after {duration_text(rules.max_duration_s)}{spent} or with "
+        f"the trace; if that settles nothing, {undecided}."
     )
 
 
@@ -77,18 +87,24 @@ def _certainty(policy: Policy) -> str:
     return (
         f"The chance to promote although a limit is broken is at most "
         f"{share_text(rules.alpha)}, to roll back although all hold at most "
-        f"{share_text(rules.harm_alpha)}, if {_independent(policy)}."
+        f"{share_text(rules.harm_alpha)}, if {_assumed(policy)}."
     )
 
 
-def _independent(policy: Policy) -> str:
-    """Return what must be independent of each other, and how long a block of it is."""
-    accuracy = {gate.metric == "accuracy" for gate in policy.gates}
-    groups = ["validation groups"] if True in accuracy else []
-    if False not in accuracy:
-        return f"{groups[0]} are independent"
-    units, more = _traffic_units(policy.decision)
-    return f"{' and '.join([*groups, units])} are independent{more}"
+def _assumed(policy: Policy) -> str:
+    """Return what limits on accuracy and on traffic take for granted, and blocks."""
+    metrics = {gate.metric for gate in policy.gates}
+    alike, more, parts = [], "", []
+    if "accuracy" in metrics and policy.decision.inference == "set":
+        parts.append("questions come in random order")
+    elif "accuracy" in metrics:
+        alike.append("validation groups")
+    if metrics - {"accuracy"}:
+        units, more = _traffic_units(policy.decision)
+        alike.append(units)
+    if alike:
+        parts.append(f"{' and '.join(alike)} are independent")
+    return f"{' and '.join(parts)}{more}"
 
 
 def _traffic_units(rules: DecisionRules) -> tuple[str, str]:

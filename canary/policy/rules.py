@@ -1,8 +1,15 @@
 """The decision section of a policy: how sure, how often one looks, when it ends."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, StrictInt
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    StrictInt,
+    model_serializer,
+)
 
 from canary.policy.units import (
     Block,
@@ -34,6 +41,10 @@ Risk = Annotated[Share, AfterValidator(_risk)]
 class DecisionRules(Value):
     """How sure one must be, when one looks, and when it ends."""
 
+    mode: Literal["sequential", "fixed"] = "sequential"
+    """When the evidence is weighed: `sequential` looks again and again and ends as soon
+    as it is decided; `fixed` looks once, at the end, for a test run in CI."""
+
     alpha: Risk = 0.05
     """Greatest chance to promote although one limit is broken."""
 
@@ -50,7 +61,8 @@ class DecisionRules(Value):
     """No promotion before both arms have answered this many requests."""
 
     look_every_s: PositiveDurationS = Field(default=3600.0, alias="look_every")
-    """How often the evidence is weighed; looking often costs no certainty."""
+    """How often the evidence is weighed; looking often costs no certainty. Not with
+    `mode: fixed`."""
 
     block: Block = "auto"
     """What limits on traffic count as independent: `request` takes single requests for
@@ -58,8 +70,22 @@ class DecisionRules(Value):
     takes requests in runs of up to one hour (`max_duration`), and in longer ones blocks
     whose length it sets from the first twentieth of `min_duration`."""
 
+    inference: Literal["population", "set"] = "population"
+    """What accuracy speaks about: all questions like those of the validation sets
+    (`population`), or only these very ones (`set`), exactly once all are answered."""
+
     at_deadline: Literal["rollback", "hold"] = "rollback"
     """What to do when the deadline comes before a verdict."""
+
+    @model_serializer(mode="wrap")
+    def _written(
+        self, handler: SerializerFunctionWrapHandler, info: SerializationInfo
+    ) -> dict[str, Any]:
+        """Leave out of what is written as a policy what a policy may not write."""
+        values: dict[str, Any] = handler(self)
+        if self.mode == "fixed" and info.mode_is_json():
+            values.pop("look_every" if info.by_alias else "look_every_s", None)
+        return values
 
     @property
     def by_request(self) -> bool:

@@ -49,6 +49,10 @@ def json_schema() -> dict[str, Any]:
     schema["properties"]["extends"] = _EXTENDS
     definitions["VariantSpec"]["properties"]["model"]["enum"] = list(MODEL_LAYERS)
     definitions["Gate"]["allOf"] = [_gate_rule(metric) for metric in GATE_FORMS]
+    definitions["DecisionRules"] |= {
+        "if": {"properties": {"mode": {"const": "fixed"}}, "required": ["mode"]},
+        "then": {"properties": {"look_every": False}},
+    }
     schema["if"] = {"not": {"required": ["extends"]}}
     schema["then"] = _all_required(schema, definitions)
     return {
