@@ -45,7 +45,10 @@ def faults_between(draft: Draft, document: Document) -> Iterator[Fault]:
                 yield from _scope_faults(where, gate, draft, document)
     yield from _repeated_gates(draft, document)
     if draft.decision is not None:
-        yield from _decision_faults(draft.decision, document)
+        undecidable = list(_decision_faults(draft.decision, document))
+        yield from undecidable
+        if not undecidable:
+            yield from _reach_faults(draft.decision, draft.gates, document)
         yield from _inference_faults(draft.decision, draft.gates, document)
 
 
@@ -214,3 +217,18 @@ def _block_faults(
         f"{LEAST_BLOCKS} blocks of {duration_text(block_s)}; write {advice}"
     )
     yield document.fault("decision.block", message)
+
+
+def _reach_faults(
+    rules: DecisionRules, gates: tuple[Gate | None, ...], document: Document
+) -> Iterator[Fault]:
+    if rules.by_request or rules.mode == "fixed":
+        return
+    # scipy takes a second to import, which policies without blocks needn't pay
+    from canary.policy.reach import shortfall  # noqa: PLC0415
+
+    for index, gate in enumerate(gates):
+        if gate is not None and not _form_message(gate):
+            message = shortfall(gate, rules)
+            if message:
+                yield document.fault(below("gates", index), message)

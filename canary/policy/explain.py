@@ -7,6 +7,7 @@ from canary.policy.model import (
     Traffic,
     variant_name,
 )
+from canary.policy.reach import least_block_s, least_units
 from canary.policy.rules import DecisionRules
 from canary.policy.units import (
     duration_text,
@@ -15,7 +16,7 @@ from canary.policy.units import (
     share_text,
     tokens_text,
 )
-from canary.wording import ABOUT_THIS_SET, METRICS, answers_that_differ
+from canary.wording import ABOUT_THIS_SET, METRICS, answers_that_differ, seconds
 
 
 def explain(policy: Policy) -> str:
@@ -25,7 +26,12 @@ def explain(policy: Policy) -> str:
     if policy.validation:
         lines.append(f"Answers are scored on {', '.join(policy.validation)}.")
     lines.append(f"It promotes only if {_condition(policy)}:")
-    lines += [f"  - {limit_text(gate)}" for gate in policy.gates]
+    lines += [
+        f"  - {limit_text(gate)}{_least_text(gate, policy.decision)}"
+        for gate in policy.gates
+    ]
+    if policy.decision.mode == "sequential":
+        lines.append(_IN_BRACKETS)
     lines += [
         _rollback(policy.decision),
         *_control(policy),
@@ -36,6 +42,25 @@ def explain(policy: Policy) -> str:
         lines.append(ABOUT_THIS_SET)
     question = f"{policy.name}: may {candidate} replace {baseline}?"
     return "\n  ".join([question, *lines])
+
+
+_IN_BRACKETS = (
+    "In brackets is how much that takes if nothing at all goes wrong; where the "
+    "candidate does worse than the baseline it takes more, where better perhaps less."
+)
+
+
+def _least_text(gate: Gate, rules: DecisionRules) -> str:
+    if rules.mode == "fixed":
+        return ""
+    needed = least_units(gate, rules)
+    if gate.metric == "accuracy":
+        enough = "or the whole set" if rules.inference == "set" else "or more"
+        return f" ({needed:,} validation groups {enough})"
+    if rules.by_request:
+        return f" ({needed:,} requests or more)"
+    longer = seconds(needed * least_block_s(rules))
+    return f" ({needed:,} blocks of time or more, at least {longer})"
 
 
 def _condition(policy: Policy) -> str:
