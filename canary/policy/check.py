@@ -45,9 +45,9 @@ def faults_between(draft: Draft, document: Document) -> Iterator[Fault]:
                 yield from _scope_faults(where, gate, draft, document)
     yield from _repeated_gates(draft, document)
     if draft.decision is not None:
-        undecidable = list(_decision_faults(draft.decision, document))
-        yield from undecidable
-        if not undecidable:
+        unsound = list(_decision_faults(draft.decision, document))
+        yield from unsound
+        if not unsound:
             yield from _reach_faults(draft.decision, draft.gates, document)
         yield from _inference_faults(draft.decision, draft.gates, document)
 

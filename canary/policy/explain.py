@@ -117,7 +117,7 @@ def _certainty(policy: Policy) -> str:
 
 
 def _assumed(policy: Policy) -> str:
-    """Return what limits on accuracy and on traffic take for granted, and blocks."""
+    """Return what limits on accuracy and on traffic each take for granted."""
     metrics = {gate.metric for gate in policy.gates}
     alike, more, parts = [], "", []
     if "accuracy" in metrics and policy.decision.inference == "set":

@@ -57,9 +57,11 @@ def shortfall(gate: Gate, rules: DecisionRules) -> str | None:
     None if it can hold as many blocks as the limit takes at the least, or if the limit
     is on accuracy, whose groups have no blocks.
     """
+    if gate.metric == "accuracy":
+        return None
     block_s, needed = least_block_s(rules), least_units(gate, rules)
     held = int((rules.max_duration_s - rules.calibration_s) // block_s)
-    if gate.metric == "accuracy" or needed <= held:
+    if needed <= held:
         return None
     after = ""
     if rules.calibration_s:
