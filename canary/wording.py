@@ -21,13 +21,22 @@ class Gauge(Protocol):
 
 METRICS = {
     "accuracy": "accuracy",
+    "agreement": "agreement with the baseline",
     "errors": "error share",
     "ttft": "time to first token",
     "tpot": "time per output token",
     "latency": "latency",
     "service": "service time",
     "memory": "peak memory",
+    "output_tokens": "answer length",
 }
+
+
+ABOUT_THIS_SET = (
+    "Accuracy is judged on these very questions, not on all questions like them; once "
+    "all are answered, what it says of them is exact."
+)
+"""What a policy with ``inference: set`` says about its accuracy."""
 
 
 def limit_in_words(gate: GateResult) -> str:
@@ -44,10 +53,18 @@ def limit_in_words(gate: GateResult) -> str:
         return f"{at}{metric}{scope} at most {gate.limit:g}x the baseline's"
     if gate.metric == "accuracy":
         return f"accuracy{scope} at most {points(-gate.limit)} below the baseline's"
+    if gate.metric == "agreement":
+        return f"{answers_that_differ(abs(gate.limit))}{scope}"
     if gate.over_s is not None:
         slow = f"share of requests with {metric} over {seconds(gate.over_s)}"
         return f"{slow}{scope} at most {points(gate.limit)} above the baseline's"
     return f"{metric}{scope} at most {points(gate.limit)} above the baseline's"
+
+
+def answers_that_differ(margin: float) -> str:
+    """Return the limit on agreement: which share of the answers may be others."""
+    share = f"{margin * 100:.10g}%"
+    return f"answers that differ from the baseline's on at most {share} of the requests"
 
 
 def effect_in_words(value: float | None, gate: Gauge) -> str:
@@ -70,6 +87,8 @@ def value_in_words(value: float | None, unit: str) -> str:
         return f"{value / 2**20:,.0f} MiB"
     if unit == "s/token":
         return f"{seconds(value)}/token"
+    if unit == "tokens":
+        return f"{value:,.0f} token{'' if round(value) == 1 else 's'}"
     return seconds(value)
 
 
@@ -144,7 +163,7 @@ def because_promote(gates: tuple[GateResult, ...]) -> tuple[str, ...]:
     every = {1: "The only limit is", 2: "Both limits are"}.get(
         len(gates), f"All {len(gates)} limits are"
     )
-    blind = all(gate.metric != "accuracy" for gate in gates)
+    blind = all(gate.metric not in ("accuracy", "agreement") for gate in gates)
     caveat = ", but no limit asks whether answers are still right" if blind else ""
     return (f"{every} shown to hold{caveat}.", *_findings(gates, GateStatus.HOLDS))
 
@@ -171,12 +190,14 @@ def because_inconclusive(
 
 _COLUMNS = {
     "score": "accuracy",
+    "agreement": "agreement with the baseline",
     "status": "error share",
     "ttft_send_s": "time to first token since the send",
     "ttft_s": "time to first token",
     "tpot_s": "time per output token",
     "service_s": "service time",
     "latency_s": "latency",
+    "output_tokens": "answer length",
 }
 
 

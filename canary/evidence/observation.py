@@ -23,7 +23,9 @@ class Observation:
 
     `ttft_s` and `latency_s` count from the intended arrival, `ttft_send_s` and
     `service_s` from the send. None means "not measured", never zero. `group_items` is
-    the number of items that the group will have once all are answered.
+    the number of items that the group will have once all are answered. `agreement` is
+    1 if the answer, or the span of it that matters, is the baseline's, and 0 if not; it
+    stands in the row of the arm that is compared with the baseline.
     """
 
     request_id: str

@@ -130,6 +130,14 @@ def _check_values(table: pa.Table, path: Path) -> None:
         "score",
         "write a number from 0 to 1",
     )
+    agreement = table["agreement"]
+    _refuse(
+        table,
+        pc.and_(pc.not_equal(agreement, 0.0), pc.not_equal(agreement, 1.0)),
+        path,
+        "agreement",
+        "write 1 for the baseline's answer, 0 for another, or leave it empty",
+    )
     _refuse(
         table,
         pc.invert(pc.is_finite(table["arrived_s"])),

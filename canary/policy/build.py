@@ -17,7 +17,6 @@ from canary.policy.check import Draft, faults_between
 from canary.policy.model import (
     UNION_TAGS,
     Budget,
-    DecisionRules,
     Gate,
     Limit,
     LoadTarget,
@@ -25,6 +24,7 @@ from canary.policy.model import (
     Traffic,
     VariantSpec,
 )
+from canary.policy.rules import DecisionRules
 from canary.policy.tree import Document, below
 from canary.policy.wrong import missing_key, unknown_key, written_keys, wrong_value
 

@@ -9,17 +9,15 @@ from canary.errors import AttentionError, Fault
 from canary.policy.model import (
     GATE_FORMS,
     MODEL_LAYERS,
-    DecisionRules,
     Gate,
     VariantSpec,
     regime_names,
     variant_name,
 )
+from canary.policy.rules import LEAST_BLOCKS, DecisionRules
 from canary.policy.tree import Document, below
-from canary.policy.units import duration_text, tokens_text
+from canary.policy.units import BASE_BLOCK_S, LONGEST_S, duration_text, tokens_text
 from canary.policy.wrong import nearest
-
-_LONGEST_WITHOUT_BLOCKS_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +45,11 @@ def faults_between(draft: Draft, document: Document) -> Iterator[Fault]:
                 yield from _scope_faults(where, gate, draft, document)
     yield from _repeated_gates(draft, document)
     if draft.decision is not None:
-        yield from _decision_faults(draft.decision, document)
+        unsound = list(_decision_faults(draft.decision, document))
+        yield from unsound
+        if not unsound:
+            yield from _reach_faults(draft.decision, draft.gates, document)
+        yield from _inference_faults(draft.decision, draft.gates, document)
 
 
 def _variant_faults(draft: Draft, document: Document) -> Iterator[Fault]:
@@ -165,10 +167,13 @@ def _repeated_gates(draft: Draft, document: Document) -> Iterator[Fault]:
 
 def _decision_faults(rules: DecisionRules, document: Document) -> Iterator[Fault]:
     longest = duration_text(rules.max_duration_s)
-    for key, seconds in (
-        ("min_duration", rules.min_duration_s),
-        ("look_every", rules.look_every_s),
-    ):
+    durations_s = {"min_duration": rules.min_duration_s}
+    if rules.mode == "sequential":
+        durations_s["look_every"] = rules.look_every_s
+    elif "decision.look_every" in document.places:
+        message = "not used by mode: fixed, which looks once, at the end; remove it"
+        yield document.fault("decision.look_every", message)
+    for key, seconds in durations_s.items():
         if seconds <= rules.max_duration_s:
             continue
         where, text = f"decision.{key}", duration_text(seconds)
@@ -181,10 +186,49 @@ def _decision_faults(rules: DecisionRules, document: Document) -> Iterator[Fault
                 f"write {key}, at most {longest}"
             )
             yield document.fault("decision.max_duration", message)
-    if rules.block == "auto" and rules.max_duration_s > _LONGEST_WITHOUT_BLOCKS_S:
+    if isinstance(rules.block, float):
+        yield from _block_faults(rules.block, rules, document)
+
+
+def _inference_faults(
+    rules: DecisionRules, gates: tuple[Gate | None, ...], document: Document
+) -> Iterator[Fault]:
+    metrics = {"accuracy" if gate is None else gate.metric for gate in gates}
+    if rules.inference == "set" and metrics and "accuracy" not in metrics:
         message = (
-            f"a run of up to {longest} needs blocks of time, which are not in this "
-            "version; write block: request to take requests as independent, or "
-            "max_duration: 1h"
+            "set is about the accuracy on a validation set, and no gate asks for it; "
+            "add {metric: accuracy, margin: 1%} to gates, or remove it"
         )
-        yield document.fault("decision.block", message)
+        yield document.fault("decision.inference", message)
+
+
+def _block_faults(
+    block_s: float, rules: DecisionRules, document: Document
+) -> Iterator[Fault]:
+    if block_s * LEAST_BLOCKS <= rules.max_duration_s:
+        return
+    longest_s = rules.max_duration_s / LEAST_BLOCKS // BASE_BLOCK_S * BASE_BLOCK_S
+    advice = f"at most {duration_text(longest_s)}" if longest_s else "request"
+    enough_s = block_s * LEAST_BLOCKS
+    if enough_s <= LONGEST_S:
+        advice += f", or max_duration: {duration_text(enough_s)} or more"
+    message = (
+        f"a run of up to {duration_text(rules.max_duration_s)} holds fewer than "
+        f"{LEAST_BLOCKS} blocks of {duration_text(block_s)}; write {advice}"
+    )
+    yield document.fault("decision.block", message)
+
+
+def _reach_faults(
+    rules: DecisionRules, gates: tuple[Gate | None, ...], document: Document
+) -> Iterator[Fault]:
+    if rules.by_request or rules.mode == "fixed":
+        return
+    # scipy takes a second to import, which policies without blocks needn't pay
+    from canary.policy.reach import shortfall  # noqa: PLC0415
+
+    for index, gate in enumerate(gates):
+        if gate is not None and not _form_message(gate):
+            message = shortfall(gate, rules)
+            if message:
+                yield document.fault(below("gates", index), message)

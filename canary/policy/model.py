@@ -10,9 +10,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
     StrictBool,
@@ -24,9 +22,8 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from canary.policy.rules import DecisionRules
 from canary.policy.units import (
-    DURATION_PATTERN,
-    DurationS,
     Factor,
     Percentile,
     PositiveDurationS,
@@ -35,28 +32,32 @@ from canary.policy.units import (
     Tokens,
     factor,
     percentile_text,
-    share_text,
     shown,
     tokens_text,
 )
+from canary.policy.value import Value
 
 Metric = Literal[
     "accuracy",
+    "agreement",
     "ttft",
     "tpot",
     "latency",
     "service",
     "errors",
     "memory",
+    "output_tokens",
 ]
 TIMED_METRICS = ("ttft", "tpot", "latency", "service")
 
 _TIMED_FORMS = (("quantile", "max_ratio"), ("over", "margin"))
 GATE_FORMS: dict[str, tuple[tuple[str, ...], ...]] = {
     "accuracy": (("margin",),),
+    "agreement": (("margin",),),
     "errors": (("margin",),),
     **dict.fromkeys(TIMED_METRICS, _TIMED_FORMS),
     "memory": (("quantile", "max_ratio"),),
+    "output_tokens": (("quantile", "max_ratio"),),
 }
 """The ways to state a limit, per metric, as the keys that each way needs."""
 
@@ -76,15 +77,6 @@ class Place(NamedTuple):
     column: int
 
 
-class _Value(BaseModel):
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        populate_by_name=True,
-        use_attribute_docstrings=True,
-    )
-
-
 def _attention(value: object) -> object:
     if not isinstance(value, (str, dict)) or not value:
         raise ValueError(
@@ -94,7 +86,7 @@ def _attention(value: object) -> object:
     return value
 
 
-class VariantSpec(_Value):
+class VariantSpec(Value):
     """A model with an attention pattern, as a policy names it."""
 
     model: _Text = Field(examples=["reference"])
@@ -111,14 +103,14 @@ def _busy(value: float) -> float:
     return value
 
 
-class LoadTarget(_Value):
+class LoadTarget(Value):
     """A speed at which the baseline alone would be busy for this share of the time."""
 
     baseline_load: Annotated[Share, AfterValidator(_busy)] = Field(examples=["60%"])
     """The share of the time for which the baseline alone would be busy."""
 
 
-class Limit(_Value):
+class Limit(Value):
     """Which rows of the trace are used; what is left out is counted in the report."""
 
     prompt_tokens: Tokens | None = None
@@ -156,7 +148,7 @@ def _loop(value: bool) -> bool:
     return value
 
 
-class Traffic(_Value):
+class Traffic(Value):
     """Where requests come from and how fast they are replayed."""
 
     source: _Text = Field(examples=["replay/trace.jsonl.gz"])
@@ -184,7 +176,7 @@ class Traffic(_Value):
     """How long an arm may work on one request before it has failed."""
 
 
-class Budget(_Value):
+class Budget(Value):
     """What a run may cost; spending it stops the run in order, as a deadline does."""
 
     gpu_hours: StrictFloat = Field(gt=0, allow_inf_nan=False, examples=[300])
@@ -205,17 +197,19 @@ def _margin(value: float) -> float:
     return value
 
 
-class Gate(_Value):
+class Gate(Value):
     """One limit: shown to hold, shown to be broken, or not shown yet.
 
-    accuracy and errors: `margin`; ttft, tpot, latency and service: `quantile` with
-    `max_ratio`, or `over` with `margin`; memory: `quantile` with `max_ratio`.
+    accuracy, agreement and errors: `margin`; ttft, tpot, latency and service:
+    `quantile` with `max_ratio`, or `over` with `margin`; memory and output_tokens:
+    `quantile` with `max_ratio`.
     """
 
     metric: Metric = Field(examples=["accuracy"])
-    """What is compared: `ttft` is the time to the first token, `tpot` the time per
+    """What is compared: `agreement` is whether the answer is the baseline's, for
+    traffic without labels, `ttft` the time to the first token, `tpot` the time per
     further token, `latency` counts from the intended arrival, `service` from the
-    send, `memory` is the peak."""
+    send, `memory` is the peak, `output_tokens` the length of the answer."""
 
     task: _Text | None = None
     """Only validation items of this task (accuracy)."""
@@ -230,7 +224,8 @@ class Gate(_Value):
     """Compare the share of requests that take longer than this."""
 
     margin: Annotated[Share, AfterValidator(_margin)] | None = None
-    """How many percentage points worse than the baseline is still acceptable."""
+    """How many percentage points worse than the baseline is still acceptable; for
+    agreement, on how many of the requests the answer may be another."""
 
     max_ratio: StrictFloat | None = Field(
         default=None, gt=0, allow_inf_nan=False, examples=[1.05]
@@ -247,53 +242,6 @@ class Gate(_Value):
             parts.append(f"over {self.over_s:.10g}s")
         parts += [scope for scope in (self.task, self.regime) if scope]
         return " ".join(parts)
-
-
-def _risk(value: float) -> float:
-    if not 0 < value <= 0.5:
-        raise ValueError(
-            f"expected a chance above 0% and up to 50%, got '{share_text(value)}'; "
-            "write for example 5%"
-        )
-    return value
-
-
-Risk = Annotated[Share, AfterValidator(_risk)]
-
-
-def _block(value: object) -> object:
-    if isinstance(value, str) and re.fullmatch(DURATION_PATTERN, value):
-        raise ValueError("blocks of time are not in this version; write request")
-    return value
-
-
-class DecisionRules(_Value):
-    """How sure one must be, when one looks, and when it ends."""
-
-    alpha: Risk = 0.05
-    """Greatest chance to promote although one limit is broken."""
-
-    harm_alpha: Risk = 0.05
-    """Greatest chance to roll back although all limits hold."""
-
-    min_duration_s: DurationS = Field(default=24 * 3600.0, alias="min_duration")
-    """No promotion before this much wall time; at least one daily cycle is wise."""
-
-    max_duration_s: PositiveDurationS = Field(default=7 * 86400.0, alias="max_duration")
-    """The deadline, in wall time."""
-
-    min_pairs: StrictInt = Field(default=1000, ge=1, examples=[1000])
-    """No promotion before both arms have answered this many requests."""
-
-    look_every_s: PositiveDurationS = Field(default=3600.0, alias="look_every")
-    """How often the evidence is weighed; looking often costs no certainty."""
-
-    block: Annotated[Literal["auto", "request"], BeforeValidator(_block)] = "auto"
-    """What counts as independent: `request` assumes it of single requests; `auto`
-    does so for runs of up to one hour."""
-
-    at_deadline: Literal["rollback", "hold"] = "rollback"
-    """What to do when the deadline comes before a verdict."""
 
 
 def _version(value: object) -> object:
@@ -315,7 +263,7 @@ def _name(value: object) -> object:
     return value
 
 
-class Policy(_Value):
+class Policy(Value):
     """One rollout decision: who replaces whom, on what traffic, within which limits.
 
     `path` is where it was read from. `text` is what the file holds or, if it extends

@@ -9,13 +9,13 @@ from canary.policy.model import (
     GATE_FORMS,
     MODEL_LAYERS,
     Budget,
-    DecisionRules,
     Gate,
     Limit,
     Policy,
     Traffic,
     VariantSpec,
 )
+from canary.policy.rules import DecisionRules
 from canary.policy.wrong import written_keys
 
 _LIMIT_KEYS = ("quantile", "over", "margin", "max_ratio")
@@ -49,6 +49,10 @@ def json_schema() -> dict[str, Any]:
     schema["properties"]["extends"] = _EXTENDS
     definitions["VariantSpec"]["properties"]["model"]["enum"] = list(MODEL_LAYERS)
     definitions["Gate"]["allOf"] = [_gate_rule(metric) for metric in GATE_FORMS]
+    definitions["DecisionRules"] |= {
+        "if": {"properties": {"mode": {"const": "fixed"}}, "required": ["mode"]},
+        "then": {"properties": {"look_every": False}},
+    }
     schema["if"] = {"not": {"required": ["extends"]}}
     schema["then"] = _all_required(schema, definitions)
     return {

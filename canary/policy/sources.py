@@ -13,6 +13,7 @@ from canary.policy.scalars import read_scalar
 from canary.policy.tree import UNREADABLE, is_plain, merged, place_of
 
 _MAX_BYTES = 2**20
+_LOOKS = "look_every"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,12 +50,32 @@ def read_source(path: Path, *, extending: tuple[Path, ...] = ()) -> Source:
     root.value = [entry for entry in root.value if entry[0].value != "extends"]
     base = _read_base(written[0], path, (*extending, path))
     return Source(
-        root=merged(base.root, root) if base.root else root,
+        root=_extended(base.root, root) if base.root else root,
         faults=(*faults, *base.faults),
         text=text,
         extends=True,
         complete=base.complete,
     )
+
+
+def _extended(base: yaml.MappingNode, over: yaml.MappingNode) -> yaml.MappingNode:
+    """Merge, without how often the base looks if `over` makes it look just once.
+
+    No file can take a key out of its base, and the policy of a rollout is the natural
+    base of the test run before it.
+    """
+    root = merged(base, over)
+    rules, written = _child(root, "decision"), _child(over, "decision")
+    mode = _child(written, "mode")
+    once = isinstance(mode, yaml.ScalarNode) and mode.value == "fixed"
+    if once and isinstance(rules, yaml.MappingNode) and not _child(written, _LOOKS):
+        rules.value = [entry for entry in rules.value if entry[0].value != _LOOKS]
+    return root
+
+
+def _child(node: yaml.Node | None, name: str) -> yaml.Node | None:
+    entries = node.value if isinstance(node, yaml.MappingNode) else ()
+    return next((value for key, value in entries if key.value == name), None)
 
 
 def _read_base(written: yaml.Node, path: Path, extending: tuple[Path, ...]) -> Source:

@@ -6,7 +6,7 @@ Dumped as JSON, a quantity becomes text again, so that a dumped policy can be lo
 
 import re
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
@@ -18,7 +18,12 @@ TOKENS_PATTERN = rf"^{_NUMBER}(k|m|)$"
 FACTOR_PATTERN = rf"^{_NUMBER}(x)$"
 PERCENTILE_PATTERN = r"^p([0-9]{1,2}(?:\.[0-9]{1,6})?)$"
 
-_LONGEST_S = 3650 * 86400
+BASE_BLOCK_S = 10.0
+"""Every block of time is a whole multiple of this."""
+
+LONGEST_S = 3650 * 86400.0
+"""No duration is longer than this."""
+
 _DURATION_S = {"ms": "0.001", "s": "1", "m": "60", "h": "3600", "d": "86400"}
 _TOKENS = {"": 1, "k": 1024, "m": 1024 * 1024}
 
@@ -51,7 +56,7 @@ def duration_s(value: object) -> float:
             "write for example 250ms, 30s, 15m, 24h or 7d"
         )
     seconds = read[0] * Decimal(_DURATION_S[read[1]])
-    if seconds > _LONGEST_S:
+    if seconds > LONGEST_S:
         raise ValueError(f"expected at most 3650d, got {shown(value)}")
     return float(seconds)
 
@@ -62,6 +67,36 @@ def positive_duration_s(value: object) -> float:
     if seconds == 0:
         raise ValueError(f"expected a duration above zero, got {shown(value)}")
     return seconds
+
+
+def block(value: object) -> str | float:
+    """Read ``auto`` and ``request`` as they are, ``5m`` as 300.0 seconds.
+
+    Raises:
+        ValueError: Anything else, and a duration that isn't a multiple of 10 s.
+    """
+    if value in ("auto", "request"):
+        return str(value)
+    if _number_and_unit(value, DURATION_PATTERN) is None:
+        raise ValueError(
+            f"expected auto, request or a duration with its unit, got {shown(value)}; "
+            "write for example 5m"
+        )
+    seconds = duration_s(value)
+    below_s = seconds - seconds % BASE_BLOCK_S
+    if seconds != below_s or not seconds:
+        nearest = [below_s, below_s + BASE_BLOCK_S]
+        choices = " or ".join(duration_text(choice) for choice in nearest if choice)
+        raise ValueError(
+            f"expected a multiple of {duration_text(BASE_BLOCK_S)}, "
+            f"got {shown(value)}; write {choices}"
+        )
+    return seconds
+
+
+def block_text(value: str | float) -> str:
+    """Return what a policy writes for a block."""
+    return value if isinstance(value, str) else duration_text(value)
 
 
 def share(value: object) -> float:
@@ -184,6 +219,19 @@ DurationS = Annotated[
 ]
 PositiveDurationS = Annotated[
     float, BeforeValidator(positive_duration_s), _WRITTEN_DURATION, _DURATION_SCHEMA
+]
+Block = Annotated[
+    Literal["auto", "request"] | float,
+    BeforeValidator(block),
+    PlainSerializer(block_text, when_used="json"),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"enum": ["auto", "request"]},
+                _string(DURATION_PATTERN, "1m", "10m"),
+            ]
+        }
+    ),
 ]
 Share = Annotated[
     float,

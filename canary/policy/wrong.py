@@ -12,9 +12,7 @@ from canary.policy.model import Policy
 from canary.policy.scalars import number_hint
 from canary.policy.units import shown
 
-_LATER_KEYS = frozenset({"admission", "economics", "override"})
-_LATER_KEYS |= {"follow", "sample", "inference"}
-_LATER_METRICS = frozenset({"agreement", "output_tokens"})
+_LATER_KEYS = frozenset({"admission", "economics", "override", "follow", "sample"})
 
 _NOUNS = {
     "string_type": "text",
@@ -51,7 +49,7 @@ def unknown_key(key: str, model: type[BaseModel]) -> str:
     if key in _LATER_KEYS:
         return "not in this version; remove it"
     keys = list(written_keys(model))
-    if model is not Policy or _close(key, keys):
+    if _close(key, keys):
         return f"unknown key; {nearest(key, keys)}"
     owners = [
         owner
@@ -62,7 +60,9 @@ def unknown_key(key: str, model: type[BaseModel]) -> str:
     ]
     if owners:
         return f"unknown key here; write it under {' or '.join(owners)}"
-    return f"unknown key; {nearest(key, [*keys, 'extends'])}"
+    if model is Policy:
+        keys.append("extends")
+    return f"unknown key; {nearest(key, keys)}"
 
 
 def missing_key(key: str, model: type[BaseModel]) -> str:
@@ -95,8 +95,6 @@ def wrong_value(error: ErrorDetails, info: FieldInfo | None) -> str:
 
 
 def _no_choice(value: object, choices: tuple[str, ...]) -> str:
-    if isinstance(value, str) and value in _LATER_METRICS:
-        return f"{value} is not in this version; write one of {', '.join(choices)}"
     listed = f"{', '.join(choices[:-1])} or {choices[-1]}"
     expected = f"expected {listed}, got {shown(value)}"
     close = _close(str(value), choices)

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from canary.decision import Decision
 from canary.policy.model import Policy
 from canary.report.data import NOT_RECORDED, ReportData, recorded
-from canary.wording import control_in_words, seconds, value_in_words
+from canary.wording import ABOUT_THIS_SET, control_in_words, seconds, value_in_words
 
 Facts = tuple[tuple[str, str], ...]
 """Pairs of label and text."""
@@ -164,19 +164,23 @@ def rules_in_words(policy: Policy, decision: Decision) -> tuple[str, ...]:
     """Return how sure the policy wants to be, and what else it asks for."""
     rules = policy.decision
     looks = f"{len(decision.looks):,} look{'' if len(decision.looks) == 1 else 's'}"
+    often = f"It looks every {seconds(rules.look_every_s)} ({looks} so far)."
+    however = ", however often one looks"
+    if rules.mode == "fixed":
+        often, however = "It looks once, at the end.", ", at its one look"
     errors = (
         "If any of these limits is in truth broken, the chance that this policy "
         "promotes the candidate all the same is at most "
-        f"{rules.alpha * 100:g}%, however often one looks. If all of them hold, the "
+        f"{rules.alpha * 100:g}%{however}. If all of them hold, the "
         f"chance that it rolls back is at most {rules.harm_alpha * 100:g}%."
     )
     demands = (
         f"To promote it asks for at least {rules.min_pairs:,} pairs and "
         f"{seconds(rules.min_duration_s)} of traffic; it ends after "
-        f"{seconds(rules.max_duration_s)}. It looks every "
-        f"{seconds(rules.look_every_s)} ({looks} so far)."
+        f"{seconds(rules.max_duration_s)}. {often}"
     )
-    return errors, demands
+    about = (ABOUT_THIS_SET,) if rules.inference == "set" else ()
+    return (errors, demands, *about)
 
 
 def shares_device(decision: Decision) -> bool | None:

@@ -67,6 +67,7 @@ def render_html(data: ReportData) -> str:
         run_name=recorded(data.run, "run") or NOT_RECORDED,
         notes=recorded(data.run, "plan", "notes") or (),
         shared_device={facts.shares_device(case.decision) for case in cases},
+        by_request={case.policy.decision.by_request for case in cases},
         quantiles=any(g.quantile for case in cases for g in case.decision.gates),
     )
 

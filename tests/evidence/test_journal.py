@@ -1,10 +1,11 @@
 import json
 
+import pyarrow.parquet as pq
 import pytest
 
 from canary.errors import ObservationError, UsageError
 from canary.evidence.journal import Journal, RunFolder, read_segments
-from canary.evidence.observation import SCHEMA
+from canary.evidence.observation import SCHEMA, from_table, to_table
 from canary.testing import FakeClock, observe
 
 
@@ -30,6 +31,25 @@ def test_rows_survive_a_round_trip(folder):
     assert [1.0, None] == table["score"].to_pylist()
     assert ["r0", "r1"] == table["request_id"].to_pylist()
     assert [True, True] == table["warm"].to_pylist()
+
+
+def test_a_run_recorded_before_a_column_existed_can_be_read_and_resumed(folder):
+    """What an earlier version recorded lacks a column: its rows don't know the value.
+
+    A run that goes on under this version holds both kinds of segments.
+    """
+    earlier = observe(arm="a", arrived_s=[0.0], score=1.0)
+    old = to_table(earlier).drop_columns(["agreement"])
+    pq.write_table(old, folder.segment(0))
+    later = observe(arm="a", arrived_s=[1.0], request_id="later", agreement=1.0)
+    journal = Journal(folder, clock=FakeClock(), every_s=0.0)
+    journal.append(later)
+
+    table = read_segments(folder)
+
+    assert SCHEMA == table.schema
+    assert [None, 1.0] == table["agreement"].to_pylist()
+    assert [*earlier, *later] == from_table(table)
 
 
 def test_nothing_is_written_before_it_is_due(folder):

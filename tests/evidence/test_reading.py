@@ -83,6 +83,30 @@ def test_a_wrong_value_is_named_with_its_row(tmp_path, old, new, message):
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize("value", ["1", "1.0", "0", ""])
+def test_an_answer_agrees_or_it_does_not(tmp_path, value):
+    """Agreement is 1 or 0; empty stays unknown and never becomes 0."""
+    path = tmp_path / "rows.csv"
+    csv = CSV.replace("note", "agreement").replace(",x", ",")
+    path.write_text(csv.replace(",y", f",{value}"))
+
+    expected = [None, float(value) if value else None]
+    assert expected == read_observations(path)["agreement"].to_pylist()
+
+
+@pytest.mark.parametrize("value", [0.5, -1.0, 2.0, float("nan")])
+def test_an_answer_that_half_agrees_is_refused(tmp_path, value):
+    """A share of agreement is a score, and what isn't known is left empty."""
+    path = tmp_path / "rows.parquet"
+    pq.write_table(to_table(observe(arm="a", arrived_s=[0.0], agreement=value)), path)
+
+    with pytest.raises(ObservationError) as caught:
+        read_observations(path)
+
+    remedy = "write 1 for the baseline's answer, 0 for another, or leave it empty"
+    assert f"{path}: row 1: agreement can't be {value}; {remedy}" == str(caught.value)
+
+
 def test_arrivals_count_from_the_first(tmp_path):
     """Unix time is as good as any: what counts is the distance."""
     path = tmp_path / "rows.csv"

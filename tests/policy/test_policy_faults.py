@@ -94,7 +94,10 @@ CHANGES = [
     ("1k-2k", "1k-4k"),
     ("1k-2k", '">2k"'),
     ("regime: 1k-2k", "task: code"),
-    ("metric: accuracy", "metric: output_tokens"),
+    ("metric: accuracy", "metric: agreement"),
+    ("metric: accuracy", "metric: agrement"),
+    ("metric: accuracy, task: contracts", "metric: output_tokens"),
+    ("metric: accuracy, task: contracts, margin: 5%", "metric: output_tokens"),
     ("metric: accuracy", "metric: [accuracy]"),
     ("margin: 5%", "margin: 0.05"),
     ("margin: 5%", "margin: 101%"),
@@ -105,9 +108,24 @@ CHANGES = [
     ("min_duration: 10s", "min_duration: 10"),
     ("min_duration: 10s", "min_duration: 2h"),
     ("max_duration: 30m", "max_duration: 0s"),
-    ("max_duration: 30m", "max_duration: 61m"),
     ("look_every: 5s", "block: auto"),
-    ("look_every: 5s", "block: 10m"),
+    ("look_every: 5s", "look_every: 5s\n  mode: fixed"),
+    ("look_every: 5s", "look_every: 2h\n  mode: fixed"),
+    ("look_every: 5s", "look_every: 31m"),
+    ("look_every: 5s", "mode: once"),
+    ("look_every: 5s", "look_every: 5s\n  inference: sample"),
+    ("metric: accuracy, task: contracts", "metric: errors, inference: set"),
+    ("metric: accuracy, task: contracts", "metric: errors, quantil: p50"),
+    ("look_every: 5s", "look_every: 5s\n  block: never"),
+    ("look_every: 5s", "look_every: 5s\n  block: 10"),
+    ("look_every: 5s", "look_every: 5s\n  block: [10m]"),
+    ("look_every: 5s", "look_every: 5s\n  block: 0s"),
+    ("look_every: 5s", "look_every: 5s\n  block: 5s"),
+    ("look_every: 5s", "look_every: 5s\n  block: 125s"),
+    ("look_every: 5s", "look_every: 5s\n  block: 600500ms"),
+    ("look_every: 5s", "look_every: 5s\n  block: 9999d"),
+    ("look_every: 5s", "look_every: 5s\n  block: 160s"),
+    ("max_duration: 30m", "max_duration: 119s\n  block: 10s"),
     ("look_every: 5s", "alpha: 0%"),
     ("look_every: 5s", "harm_alpha: 51%"),
     ("min_pairs: 100", "min_pairs: 100.0"),
@@ -190,6 +208,23 @@ def test_plain_numbers_are_numbers(
     (policy,) = load_policies([write(good.replace("1.1", text))])
 
     assert number == policy.gates[1].max_ratio
+
+
+def test_a_question_about_the_set_needs_an_answer_from_it(
+    good: str, faults_of: FaultsOf
+) -> None:
+    """`inference: set` without a gate on accuracy is a fault, unless one was meant."""
+    text = good.replace("decision:", "decision:\n  inference: set")
+    accuracy = "metric: accuracy, task: contracts"
+    (without,) = faults_of(text.replace(accuracy, "metric: agreement"))
+    (misspelt,) = faults_of(text.replace(accuracy, "metric: accurcy"))
+
+    assert without == (
+        "policy.yaml:16:14: decision.inference: set is about the accuracy on a "
+        "validation set, and no gate asks for it; add {metric: accuracy, margin: 1%} "
+        "to gates, or remove it"
+    )
+    assert "policy.yaml:13:14: gates[0].metric" == misspelt.split(": expected")[0]
 
 
 def test_a_byte_order_mark_and_windows_line_ends_do_no_harm(

@@ -75,6 +75,40 @@ def test_an_extending_policy_can_be_kept_as_one_file(good: str, write: Write) ->
     assert child.sha256 == kept.sha256
 
 
+def test_a_test_run_extends_the_policy_of_the_rollout(good: str, write: Write) -> None:
+    """One look makes the base's `look_every` moot, also for who extends that again."""
+    write(good, "rollout.yaml")
+    write("extends: rollout.yaml\nname: ci\ndecision: {mode: fixed}", "ci.yaml")
+    text = "extends: ci.yaml\nname: nightly\ndecision: {min_pairs: 7}"
+    once, nightly = load_policies([Path("ci.yaml"), write(text, "nightly.yaml")])
+    kept = load_policy(write(once.text, "run/policies/ci.yaml"))
+
+    assert ("fixed", "fixed") == (once.decision.mode, nightly.decision.mode)
+    assert (100, 7) == (once.decision.min_pairs, nightly.decision.min_pairs)
+    assert "look_every" not in once.text
+    assert once.model_dump() == kept.model_dump()
+    assert 5.0 == load_policy(Path("rollout.yaml")).decision.look_every_s
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "extends: base.yaml\ndecision: {mode: fixed, look_every: 1m}",
+        "extends: fixed.yaml\ndecision: {look_every: 1m}",
+    ],
+)
+def test_a_look_every_that_does_nothing_is_a_fault(
+    text: str, good: str, write: Write, faults_of: FaultsOf
+) -> None:
+    """Who writes it means it: wherever the mode stands, it isn't dropped in silence."""
+    write(good, "base.yaml")
+    write(good.replace("look_every: 5s", "mode: fixed"), "fixed.yaml")
+
+    column = text.split("\n")[1].index("1m") + 1
+    said = "not used by mode: fixed, which looks once, at the end; remove it"
+    assert [f"policy.yaml:2:{column}: decision.look_every: {said}"] == faults_of(text)
+
+
 def test_a_base_may_extend_another(good: str, write: Write) -> None:
     """Bases chain, each counting its path from its own folder."""
     write(good, "far/base.yaml")

@@ -85,20 +85,33 @@ def policies(draw: st.DrawFn) -> dict[str, Any]:
             "limit": limit,
         },
     )
+    looks = st.sampled_from(
+        [{}, {"mode": "fixed"}, {"mode": "sequential", "look_every": "1m"}]
+        + [{"look_every": every} for every in ("100ms", "60m")]
+    )
+    times = st.sampled_from(
+        [
+            {"block": "request", "max_duration": "1d"},
+            {"block": "request", "max_duration": "7d"},
+            {"block": "auto", "max_duration": "1h", "min_duration": "0s"},
+            {"block": "auto", "max_duration": "3650d"},
+            {"block": "10s", "max_duration": "87600h"},
+            {"block": "0.5m", "max_duration": "3000d"},
+        ]
+    )
     rules = st.fixed_dictionaries(
-        {
-            "max_duration": st.sampled_from(["1d", "36h", "7d"]),
-            "block": st.just("request"),
-        },
+        {},
         optional={
             "alpha": SHARES,
             "harm_alpha": SHARES,
-            "min_duration": st.sampled_from(["0s", "1.5h", "86400s"]),
+            "min_duration": st.sampled_from(["0s", "0.5h", "3600s"]),
             "min_pairs": st.integers(1, 10**9),
-            "look_every": st.sampled_from(["100ms", "1m", "1d"]),
             "at_deadline": st.sampled_from(["rollback", "hold"]),
         },
     )
+    inference = {}
+    if any(gate["metric"] == "accuracy" for gate in limits):
+        inference = {"inference": draw(st.sampled_from(["population", "set"]))}
     candidate = draw(ATTENTION.filter(lambda spec: spec != "dense"))
     return {
         "version": 1,
@@ -109,7 +122,7 @@ def policies(draw: st.DrawFn) -> dict[str, Any]:
         "validation": draw(st.lists(WORDS, min_size=1, max_size=3)),
         "regimes": [draw(st.sampled_from([n, tokens_text(n)])) for n in sizes],
         "gates": limits,
-        "decision": draw(rules),
+        "decision": draw(rules) | draw(times) | draw(looks) | inference,
     }
 
 

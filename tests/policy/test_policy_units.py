@@ -19,6 +19,12 @@ repeatable = settings(derandomize=True, deadline=None)
         (units.duration_s, "0.001ms", 1e-6),
         (units.duration_s, "3650d", 315360000.0),
         (units.positive_duration_s, "1ms", 0.001),
+        (units.block, "auto", "auto"),
+        (units.block, "request", "request"),
+        (units.block, "10s", 10.0),
+        (units.block, "0.5m", 30.0),
+        (units.block, "20000 ms", 20.0),
+        (units.block, "1d", 86400.0),
         (units.share, "5%", 0.05),
         (units.share, "7%", 0.07),
         (units.share, "99.9%", 0.999),
@@ -37,7 +43,7 @@ repeatable = settings(derandomize=True, deadline=None)
     ],
 )
 def test_a_quantity_means_what_it_says(
-    read: Callable[[object], float], text: object, value: float
+    read: Callable[[object], object], text: object, value: object
 ) -> None:
     """A number with its unit is read exactly, to the nearest float of the decimal."""
     assert value == read(text)
@@ -48,6 +54,7 @@ def test_a_quantity_means_what_it_says(
     [
         (units.duration_s, ["", "5", "5 minutes", "-5s", "1e3s", "5S", "3651d", "٣s"]),
         (units.positive_duration_s, ["0s", "0.0d", "5"]),
+        (units.block, ["Auto", "0s", "5s", "15s", "10", "10.001s", "3651d", "-10s"]),
         (units.share, ["5", "101%", "100.1%", "-1%", "%", "0.05", "1e1%", "5 percent"]),
         (units.tokens, ["", "0", "0k", "8K", "8kb", "0.3", "1.0001k", "-8k", "9" * 99]),
         (units.factor, ["4", "0x", "-1x", "x", "x4", "4X"]),
@@ -55,7 +62,7 @@ def test_a_quantity_means_what_it_says(
     ],
 )  # fmt: skip
 def test_what_is_no_quantity_is_refused(
-    read: Callable[[object], float], texts: list[str]
+    read: Callable[[object], object], texts: list[str]
 ) -> None:
     """No unit, another's unit, other letters, signs and infinities are not guessed."""
     for text in [*texts, None, True, False, 0, -1, 0.5, [], {}, float("inf")]:
@@ -75,6 +82,15 @@ def test_a_duration_can_be_written_and_read_again(text: str) -> None:
     seconds = units.duration_s(text)
 
     assert seconds == units.duration_s(units.duration_text(seconds))
+
+
+@repeatable
+@given(st.sampled_from(["auto", "request"]) | st.integers(1, 10**7).map("{}0s".format))
+def test_a_block_can_be_written_and_read_again(text: str) -> None:
+    """The text of a block is one that a policy may write, and means the same."""
+    value = units.block(text)
+
+    assert value == units.block(units.block_text(value))
 
 
 @repeatable

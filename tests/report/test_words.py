@@ -1,7 +1,7 @@
 import dataclasses
 
 from canary.report import ReportData
-from canary.report.facts import moment, shares_device
+from canary.report.facts import moment, rules_in_words, shares_device
 from canary.report.words import headline, printable, what_would_change, why
 
 
@@ -48,6 +48,22 @@ def test_evidence_that_would_never_suffice(report_data: ReportData) -> None:
         "latency p50: not more of the same evidence, only a clearer effect or another "
         "limit."
     )
+
+
+def test_what_a_policy_asks_for_is_said(report_data: ReportData) -> None:
+    """How sure it wants to be, how often it looks, and what accuracy is about."""
+    policy, decision = report_data.cases()[0]
+    rules = policy.decision.model_copy(update={"mode": "fixed", "inference": "set"})
+    fixed = policy.model_copy(update={"decision": rules})
+
+    sure, asked = rules_in_words(policy, decision)
+    sure_once, asked_once, about = rules_in_words(fixed, decision)
+
+    assert "is at most 5%, however often one looks. If all of them hold" in sure
+    assert asked.endswith("it ends after 10 min. It looks every 10 s (9 looks so far).")
+    assert "is at most 5%, at its one look. If all of them hold" in sure_once
+    assert asked_once.endswith("it ends after 10 min. It looks once, at the end.")
+    assert about.startswith("Accuracy is judged on these very questions, not on all")
 
 
 def test_no_reason_is_said(report_data: ReportData) -> None:
