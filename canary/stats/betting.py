@@ -71,9 +71,10 @@ def log_e_of_counts(
     for counts in (wins, ties, losses):
         if not np.all(np.isfinite(counts) & (counts >= 0)):
             raise ValueError("counts must be finite and at least 0")
+    check_null_mean(null_mean, -1.0, 1.0)
     if _reflects(alternative):
         wins, losses, null_mean = losses, wins, -null_mean
-    down, same, up = _log_factors(np.array([-1.0, 0.0, 1.0]), null_mean, -1.0, 1.0)
+    down, same, up = _log_factors(np.array([-1.0, 0.0, 1.0]), null_mean, -1.0)
     log_wealth = losses[:, None] * down
     log_wealth += ties[:, None] * same
     log_wealth += wins[:, None] * up
@@ -122,13 +123,14 @@ def betting_log_e(
     is on the null's side.
 
     Raises:
-        ValueError: a value that is NaN or outside [low, high], a null mean outside
-            (low, high), or an unknown alternative.
+        ValueError: a value that is NaN or outside [low, high], limits that aren't
+            finite and in order, a null mean outside (low, high), or an unknown
+            alternative.
     """
     values, null_mean = reflected(
         checked_values(values, low, high), null_mean, low, high, alternative
     )
-    return float(log_mean_exp(log_wealth_of(values, null_mean, low, high)))
+    return float(log_mean_exp(log_wealth_of(values, null_mean, low)))
 
 
 def betting_mean_bounds(
@@ -172,8 +174,16 @@ def checked_alpha(alpha: float) -> float:
     return alpha
 
 
+def check_null_mean(null_mean: float, low: float, high: float) -> None:
+    """Refuse a null mean that isn't in (low, high)."""
+    if not low < null_mean < high:
+        raise ValueError(f"null mean must be in ({low}, {high}), got {null_mean}")
+
+
 def checked_values(values: ArrayLike, low: float, high: float) -> Floats:
     """Return values as floats, all of them known to be in [low, high]."""
+    if not -math.inf < low < high < math.inf:
+        raise ValueError(f"low must be below high, both finite: {low=}, {high=}")
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 1:
         raise ValueError(f"expected a flat array, got shape {values.shape}")
@@ -191,11 +201,12 @@ def reflected(
 ) -> tuple[Floats, float]:
     """Return values and null mean such that "greater" asks what `alternative` asks."""
     if _reflects(alternative):
-        return low + high - values, low + high - null_mean
+        values, null_mean = low + high - values, low + high - null_mean
+    check_null_mean(null_mean, low, high)
     return values, null_mean
 
 
-def log_wealth_of(values: Floats, null_mean: float, low: float, high: float) -> Floats:
+def log_wealth_of(values: Floats, null_mean: float, low: float) -> Floats:
     """Return the log wealth of the bettor of each share, shape (1000,).
 
     Sums in the order of the distinct values, so that the result doesn't depend on the
@@ -205,7 +216,7 @@ def log_wealth_of(values: Floats, null_mean: float, low: float, high: float) -> 
     log_wealth = np.zeros(_SHARES.size)
     for start in range(0, distinct.size, _ROWS_AT_ONCE):
         rows = slice(start, start + _ROWS_AT_ONCE)
-        log_factors = _log_factors(distinct[rows], null_mean, low, high)
+        log_factors = _log_factors(distinct[rows], null_mean, low)
         log_wealth += (counts[rows, None] * log_factors).sum(axis=0)
     return log_wealth
 
@@ -223,9 +234,7 @@ def _reflects(alternative: Alternative) -> bool:
     return alternative == "less"
 
 
-def _log_factors(values: Floats, null_mean: float, low: float, high: float) -> Floats:
-    if not low < null_mean < high:
-        raise ValueError(f"null mean must be in ({low}, {high}), got {null_mean}")
+def _log_factors(values: Floats, null_mean: float, low: float) -> Floats:
     gain = (values - null_mean) / (null_mean - low)
     return np.log1p(gain[:, None] * _SHARES)
 
