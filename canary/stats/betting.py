@@ -24,8 +24,8 @@ Floats = NDArray[np.float64]
 Alternative = Literal["greater", "less"]
 
 # Midpoints of a uniform grid of shares of what may be staked: u = (j - 1/2) / J.
-_SHARES: Floats = (np.arange(1000) + 0.5) / 1000
-_SHARES.flags.writeable = False
+SHARES: Floats = (np.arange(1000) + 0.5) / 1000
+SHARES.flags.writeable = False
 _ROWS_AT_ONCE = 2048  # times 1000 shares of 8 bytes: 16 MB of scratch
 
 
@@ -102,8 +102,8 @@ def paired_mean_bounds(
     units = wins + ties + losses
     mean = (wins - losses) / units if units else 0.0
     return (
-        _last_rejected(lambda m: excess(m, "greater"), -1.0, mean),
-        _last_rejected(lambda m: excess(m, "less"), 1.0, mean),
+        last_rejected(lambda m: excess(m, "greater"), -1.0, mean),
+        last_rejected(lambda m: excess(m, "less"), 1.0, mean),
     )
 
 
@@ -153,8 +153,8 @@ def betting_mean_bounds(
 
     mean = float(values.mean()) if values.size else (low + high) / 2
     return (
-        _last_rejected(lambda m: excess(m, "greater"), low, mean),
-        _last_rejected(lambda m: excess(m, "less"), high, mean),
+        last_rejected(lambda m: excess(m, "greater"), low, mean),
+        last_rejected(lambda m: excess(m, "less"), high, mean),
     )
 
 
@@ -213,7 +213,7 @@ def log_wealth_of(values: Floats, null_mean: float, low: float) -> Floats:
     order of arrival, not even in the last bit.
     """
     distinct, counts = np.unique(values, return_counts=True)
-    log_wealth = np.zeros(_SHARES.size)
+    log_wealth = np.zeros(SHARES.size)
     for start in range(0, distinct.size, _ROWS_AT_ONCE):
         rows = slice(start, start + _ROWS_AT_ONCE)
         log_factors = _log_factors(distinct[rows], null_mean, low)
@@ -228,6 +228,20 @@ def log_mean_exp(log_wealth: Floats) -> Floats:
     return np.asarray(largest[..., 0] + np.log(mean))
 
 
+def last_rejected(excess: Callable[[float], float], end: float, mean: float) -> float:
+    """Return the mean nearest to the given one that is rejected, else `end`.
+
+    `excess` is a log e-value less its threshold, and below 0 at `mean`. The bets' share
+    of the room below m makes it monotone in m: one crossing lies in between.
+    """
+    nearly_end = end + 1e-12 * (mean - end)
+    nearly_mean = mean + 1e-12 * (end - mean)
+    if nearly_end == end or excess(nearly_end) < 0:
+        return float(end)
+    crossing = brentq(excess, nearly_end, nearly_mean, xtol=1e-12, rtol=1e-12)
+    return float(crossing)
+
+
 def _reflects(alternative: Alternative) -> bool:
     if alternative not in ("greater", "less"):
         raise ValueError(f"alternative must be greater or less, got {alternative!r}")
@@ -236,18 +250,4 @@ def _reflects(alternative: Alternative) -> bool:
 
 def _log_factors(values: Floats, null_mean: float, low: float) -> Floats:
     gain = (values - null_mean) / (null_mean - low)
-    return np.log1p(gain[:, None] * _SHARES)
-
-
-def _last_rejected(excess: Callable[[float], float], end: float, mean: float) -> float:
-    """Return the mean nearest to the observed one that is rejected, else `end`.
-
-    The bets' share of the room below m makes the e-value monotone in m, and at the
-    observed mean it is at most 1: one crossing lies in between.
-    """
-    nearly_end = end + 1e-12 * (mean - end)
-    nearly_mean = mean + 1e-12 * (end - mean)
-    if nearly_end == end or excess(nearly_end) < 0:
-        return float(end)
-    crossing = brentq(excess, nearly_end, nearly_mean, xtol=1e-12, rtol=1e-12)
-    return float(crossing)
+    return np.log1p(gain[:, None] * SHARES)
