@@ -12,7 +12,7 @@ from canary.stats.multiple import e_bh, harm_mixture, holm
 from canary.stats.onset import late_onset_log_e
 from canary.stats.planning import pairs_needed, quantile_pairs_needed
 from canary.stats.quantiles import paired_quantile_log_e, quantile_ratio_bounds
-from canary.stats.ranks import quantile_ranks
+from canary.stats.ranks import quantile_ranks, share_bounds
 
 __all__ = [
     "betting_log_e",
@@ -31,5 +31,6 @@ __all__ = [
     "quantile_pairs_needed",
     "quantile_ranks",
     "quantile_ratio_bounds",
+    "share_bounds",
     "tango_interval",
 ]
