@@ -6,17 +6,20 @@ from canary.stats.betting import (
     paired_log_e,
     paired_mean_bounds,
 )
+from canary.stats.finite import finite_log_e, finite_mean_bounds
 from canary.stats.fixed import mcnemar_exact, tango_interval
 from canary.stats.multiple import e_bh, harm_mixture, holm
 from canary.stats.onset import late_onset_log_e
 from canary.stats.planning import pairs_needed, quantile_pairs_needed
 from canary.stats.quantiles import paired_quantile_log_e, quantile_ratio_bounds
-from canary.stats.ranks import quantile_ranks
+from canary.stats.ranks import quantile_ranks, share_bounds
 
 __all__ = [
     "betting_log_e",
     "betting_mean_bounds",
     "e_bh",
+    "finite_log_e",
+    "finite_mean_bounds",
     "harm_mixture",
     "holm",
     "late_onset_log_e",
@@ -28,5 +31,6 @@ __all__ = [
     "quantile_pairs_needed",
     "quantile_ranks",
     "quantile_ratio_bounds",
+    "share_bounds",
     "tango_interval",
 ]

@@ -74,9 +74,10 @@ def log_e_of_counts(
     for counts in (wins, ties, losses):
         if not np.all(np.isfinite(counts) & (counts >= 0)):
             raise ValueError("counts must be finite and at least 0")
+    check_null_mean(null_mean, -1.0, 1.0)
     if _reflects(alternative):
         wins, losses, null_mean = losses, wins, -null_mean
-    down, same, up = _log_factors(np.array([-1.0, 0.0, 1.0]), null_mean, -1.0, 1.0)
+    down, same, up = _log_factors(np.array([-1.0, 0.0, 1.0]), null_mean, -1.0)
     log_wealth = losses[:, None] * down
     log_wealth += ties[:, None] * same
     log_wealth += wins[:, None] * up
@@ -104,8 +105,8 @@ def paired_mean_bounds(
     units = wins + ties + losses
     mean = (wins - losses) / units if units else 0.0
     return (
-        _last_rejected(lambda m: excess(m, "greater"), -1.0, mean),
-        _last_rejected(lambda m: excess(m, "less"), 1.0, mean),
+        last_rejected(lambda m: excess(m, "greater"), -1.0, mean),
+        last_rejected(lambda m: excess(m, "less"), 1.0, mean),
     )
 
 
@@ -125,13 +126,14 @@ def betting_log_e(
     is on the null's side.
 
     Raises:
-        ValueError: a value that is NaN or outside [low, high], a null mean outside
-            (low, high), or an unknown alternative.
+        ValueError: a value that is NaN or outside [low, high], limits that aren't
+            finite and in order, a null mean outside (low, high), or an unknown
+            alternative.
     """
     values, null_mean = reflected(
         checked_values(values, low, high), null_mean, low, high, alternative
     )
-    return float(log_mean_exp(log_wealth_of(values, null_mean, low, high)))
+    return float(log_mean_exp(log_wealth_of(values, null_mean, low)))
 
 
 def betting_mean_bounds(
@@ -154,13 +156,13 @@ def betting_mean_bounds(
 
     def excess(mean: float, alternative: Alternative) -> float:
         sides = reflected(values, mean, low, high, alternative)
-        log_wealth = log_wealth_of(*sides, low, high, shares)
+        log_wealth = log_wealth_of(*sides, low, shares)
         return float(log_mean_exp(log_wealth)) - log_threshold(alpha)
 
     mean = float(values.mean()) if values.size else (low + high) / 2
     return (
-        _last_rejected(lambda m: excess(m, "greater"), low, mean),
-        _last_rejected(lambda m: excess(m, "less"), high, mean),
+        last_rejected(lambda m: excess(m, "greater"), low, mean),
+        last_rejected(lambda m: excess(m, "less"), high, mean),
     )
 
 
@@ -180,8 +182,16 @@ def checked_alpha(alpha: float) -> float:
     return alpha
 
 
+def check_null_mean(null_mean: float, low: float, high: float) -> None:
+    """Refuse a null mean that isn't in (low, high)."""
+    if not low < null_mean < high:
+        raise ValueError(f"null mean must be in ({low}, {high}), got {null_mean}")
+
+
 def checked_values(values: ArrayLike, low: float, high: float) -> Floats:
     """Return values as floats, all of them known to be in [low, high]."""
+    if not -math.inf < low < high < math.inf:
+        raise ValueError(f"low must be below high, both finite: {low=}, {high=}")
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 1:
         raise ValueError(f"expected a flat array, got shape {values.shape}")
@@ -199,16 +209,13 @@ def reflected(
 ) -> tuple[Floats, float]:
     """Return values and null mean such that "greater" asks what `alternative` asks."""
     if _reflects(alternative):
-        return low + high - values, low + high - null_mean
+        values, null_mean = low + high - values, low + high - null_mean
+    check_null_mean(null_mean, low, high)
     return values, null_mean
 
 
 def log_wealth_of(
-    values: Floats,
-    null_mean: float,
-    low: float,
-    high: float,
-    shares: Floats = SHARES,
+    values: Floats, null_mean: float, low: float, shares: Floats = SHARES
 ) -> Floats:
     """Return the log wealth of the bettor of each share, shape (shares,).
 
@@ -219,7 +226,7 @@ def log_wealth_of(
     log_wealth = np.zeros(shares.size)
     for start in range(0, distinct.size, _ROWS_AT_ONCE):
         rows = slice(start, start + _ROWS_AT_ONCE)
-        log_factors = _log_factors(distinct[rows], null_mean, low, high, shares)
+        log_factors = _log_factors(distinct[rows], null_mean, low, shares)
         log_wealth += (counts[rows, None] * log_factors).sum(axis=0)
     return log_wealth
 
@@ -231,30 +238,11 @@ def log_mean_exp(log_wealth: Floats) -> Floats:
     return np.asarray(largest[..., 0] + np.log(mean))
 
 
-def _reflects(alternative: Alternative) -> bool:
-    if alternative not in ("greater", "less"):
-        raise ValueError(f"alternative must be greater or less, got {alternative!r}")
-    return alternative == "less"
+def last_rejected(excess: Callable[[float], float], end: float, mean: float) -> float:
+    """Return the mean nearest to the given one that is rejected, else `end`.
 
-
-def _log_factors(
-    values: Floats,
-    null_mean: float,
-    low: float,
-    high: float,
-    shares: Floats = SHARES,
-) -> Floats:
-    if not low < null_mean < high:
-        raise ValueError(f"null mean must be in ({low}, {high}), got {null_mean}")
-    gain = (values - null_mean) / (null_mean - low)
-    return np.log1p(gain[:, None] * shares)
-
-
-def _last_rejected(excess: Callable[[float], float], end: float, mean: float) -> float:
-    """Return the mean nearest to the observed one that is rejected, else `end`.
-
-    The bets' share of the room below m makes the e-value monotone in m, and at the
-    observed mean it is at most 1: one crossing lies in between.
+    `excess` is a log e-value less its threshold, and below 0 at `mean`. The bets' share
+    of the room below m makes it monotone in m: one crossing lies in between.
     """
     nearly_end = end + 1e-12 * (mean - end)
     nearly_mean = mean + 1e-12 * (end - mean)
@@ -262,3 +250,16 @@ def _last_rejected(excess: Callable[[float], float], end: float, mean: float) ->
         return float(end)
     crossing = brentq(excess, nearly_end, nearly_mean, xtol=1e-12, rtol=1e-12)
     return float(crossing)
+
+
+def _reflects(alternative: Alternative) -> bool:
+    if alternative not in ("greater", "less"):
+        raise ValueError(f"alternative must be greater or less, got {alternative!r}")
+    return alternative == "less"
+
+
+def _log_factors(
+    values: Floats, null_mean: float, low: float, shares: Floats = SHARES
+) -> Floats:
+    gain = (values - null_mean) / (null_mean - low)
+    return np.log1p(gain[:, None] * shares)

@@ -46,7 +46,7 @@ def late_onset_log_e(
     starts = [0, *(2**j for j in range(doublings))]
     stretches = np.split(values, starts[1:])
     log_wealth = np.array(
-        [log_wealth_of(stretch, null_mean, low, high) for stretch in stretches]
+        [log_wealth_of(stretch, null_mean, low) for stretch in stretches]
     )
     since_start = np.cumsum(log_wealth[::-1], axis=0)[::-1]
     return float(onset_mixture(log_mean_exp(since_start)))

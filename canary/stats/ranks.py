@@ -1,4 +1,4 @@
-"""Bounds for a quantile of one sample, valid at all times at once."""
+"""Bounds for a quantile or a share of one sample, valid at all times at once."""
 
 import math
 from collections.abc import Callable
@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import betaln
 
-from canary.stats.betting import Floats, log_threshold
+from canary.stats.betting import Floats, last_rejected, log_threshold
 
 # The mixture is tuned once, to be tight at this level and at t_opt; any other choice
 # is as valid, and it must not depend on the data.
@@ -46,6 +46,37 @@ def quantile_ranks(
     return fewest, most + 1
 
 
+def share_bounds(
+    successes: int, n: int, *, alpha: float, t_opt: float = 100
+) -> tuple[float, float]:
+    """Return a lower and an upper bound for the chance of success, from n trials.
+
+    With probability 1 - alpha, at all n at once, the chance lies between the two:
+    together they miss at alpha, not each. (0, 1) when nothing is known. Assumes that
+    each trial has, given all earlier ones, the same chance.
+
+    The beta mixture of `quantile_ranks` around every chance p: those are in the set
+    for which it is below 1/alpha. It is convex in p, and at most 1 at the observed
+    share. Howard et al. 2021, Proposition 7. Tight near n = t_opt, which must not
+    depend on the data.
+
+    Raises:
+        ValueError: successes not from 0 to n, alpha outside (0, 1), or t_opt not
+            above 0.
+    """
+    if not 0 <= successes <= n or not t_opt > 0:
+        raise ValueError(
+            f"need 0 <= successes <= n, t_opt > 0: {successes=}, {n=}, {t_opt=}"
+        )
+    threshold = log_threshold(alpha)
+
+    def excess(p: float) -> float:
+        return float(log_mixture(successes, n, p, t_opt=t_opt)) - threshold
+
+    share = successes / n if n else 0.5
+    return last_rejected(excess, 0.0, share), last_rejected(excess, 1.0, share)
+
+
 def _boundary(plausible: Callable[[int], bool], inside: int, outside: int) -> int:
     """Return the last plausible count on the way from inside to outside."""
     while abs(outside - inside) > 1:
@@ -74,5 +105,5 @@ def log_mixture(counts: ArrayLike, n: int, p: float, *, t_opt: float = 5000) -> 
     """Return the log e-values against a share p, for counts of n, shape (k,)."""
     counts = np.asarray(counts, dtype=np.float64)
     a, b = _beta_parameters(p, t_opt)
-    mixed = betaln(a + counts, b + n - counts) - betaln(a, b)
+    mixed = betaln(a + counts, b + (n - counts)) - betaln(a, b)
     return np.asarray(mixed - counts * math.log(p) - (n - counts) * math.log1p(-p))

@@ -126,7 +126,7 @@ class ValueTally:
         return copies_of(np.asarray(log_wealth), threshold)
 
     def _log_wealth(self, values: Floats, null_mean: float) -> Floats:
-        return log_wealth_of(values, null_mean, -1.0, 1.0, self._shares)
+        return log_wealth_of(values, null_mean, -1.0, self._shares)
 
 
 def copies_of(log_wealth: Floats, threshold: float) -> float | None:

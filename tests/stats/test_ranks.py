@@ -1,11 +1,16 @@
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.stats import betabinom, binom
 
-from canary.stats import quantile_ranks
+from canary.stats import quantile_ranks, share_bounds
 from canary.stats.ranks import _beta_parameters, log_mixture
+
+reproducible = settings(derandomize=True, deadline=None, max_examples=80)
 
 
 @pytest.mark.parametrize(
@@ -106,3 +111,77 @@ def test_refuses_what_has_no_meaning(
     """Impossible numbers of values, quantiles and levels are errors."""
     with pytest.raises(ValueError, match=r"need|must be"):
         quantile_ranks(n, p, alpha=alpha, t_opt=t_opt)
+
+
+def test_reproduces_the_reference_share() -> None:
+    """700 successes of 1000 have the bounds of the published code."""
+    found = share_bounds(700, 1000, alpha=0.05, t_opt=100)
+
+    assert found == pytest.approx((0.651629, 0.745949), abs=1e-6)
+
+
+@reproducible
+@given(
+    st.integers(0, 2000),
+    st.floats(0, 1),
+    st.floats(0.001, 0.3),
+    st.sampled_from([1.0, 100.0, 5000.0]),
+)
+def test_shares_are_the_chances_for_which_the_count_is_plausible(
+    n: int, part: float, alpha: float, t_opt: float
+) -> None:
+    """A chance is within the bounds if the count is within that chance's ranks."""
+    successes = round(part * n)
+    bounds = share_bounds(successes, n, alpha=alpha, t_opt=t_opt)
+
+    for bound, outwards in zip(bounds, (-1, 1), strict=True):
+        for nudge in (-1e-6, 1e-6):
+            chance = bound + nudge
+            if 1e-5 < chance < 1 - 1e-5:
+                fewest, beyond = quantile_ranks(n, chance, alpha=alpha, t_opt=t_opt)
+
+                assert (fewest <= successes < beyond) == (nudge * outwards < 0)
+
+
+@reproducible
+@given(st.integers(1, 10**7), st.floats(0, 1), st.floats(1e-6, 0.5))
+def test_shares_reflect_and_widen_as_alpha_falls(
+    n: int, part: float, alpha: float
+) -> None:
+    """Failures mirror successes; a smaller alpha gives a wider interval around them."""
+    successes = round(part * n)
+    lower, upper = share_bounds(successes, n, alpha=alpha)
+    wide_lower, wide_upper = share_bounds(successes, n, alpha=alpha / 2)
+    mirrored = share_bounds(n - successes, n, alpha=alpha)
+
+    assert 0 <= wide_lower <= lower <= successes / n <= upper <= wide_upper <= 1
+    assert mirrored == pytest.approx((1 - upper, 1 - lower), abs=1e-8)
+
+
+def test_shares_of_next_to_nothing_are_wide() -> None:
+    """No trial and one trial bound nothing; fifty of fifty leave the upper end."""
+    assert share_bounds(0, 0, alpha=0.05) == (0, 1)
+    assert share_bounds(1, 1, alpha=0.05) == (0, 1)
+
+    lower, upper = share_bounds(50, 50, alpha=0.05)
+
+    assert 0.9 < lower < 0.92
+    assert upper == 1
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: share_bounds(-1, 5, alpha=0.05),
+        lambda: share_bounds(6, 5, alpha=0.05),
+        lambda: share_bounds(math.nan, 5, alpha=0.05),
+        lambda: share_bounds(2, 5, alpha=1.0),
+        lambda: share_bounds(0, 0, alpha=0.0),
+        lambda: share_bounds(2, 5, alpha=0.05, t_opt=0),
+        lambda: share_bounds(2, 5, alpha=0.05, t_opt=math.nan),
+    ],
+)
+def test_shares_refuse_what_has_no_meaning(call: Callable[[], object]) -> None:
+    """Impossible counts and levels are errors."""
+    with pytest.raises(ValueError, match=r"need|must be"):
+        call()
