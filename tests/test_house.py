@@ -21,6 +21,7 @@ PURE = {
     "judge",
     "decision",
     "wording",
+    "compare",
     "evidence",
     "report",
 }
