@@ -83,14 +83,21 @@ def _count(value: float) -> str:
 
 def _gate(gate: GateOutlook) -> str:
     """Return what a gate needs and gets, in one line."""
-    needs = "no number is enough"
-    if gate.at_least is not None:
-        needs = f"at least {gate.at_least:,}, expected {_expected(gate)}"
+    needs = f"expected {_expected(gate)}"
+    if gate.holds:
+        needs = f"at least {_least(gate)}, {needs}"
     come = f"{gate.available:,} {gate.unit}s come{_hourly(gate.per_hour)}"
     shown = "to hold" if gate.holds else "to be broken"
     when = "not known when" if gate.expected_s is None else lasting(gate.expected_s)
     verb = "shown" if gate.reason is None else "would be shown"
     return f"{gate.name}: {needs}; {come}; {verb} {shown} after: {when}"
+
+
+def _least(gate: GateOutlook) -> str:
+    """What a limit needs to be shown to hold, even if all goes well."""
+    if not gate.holds:
+        return "-"
+    return "?" if gate.at_least is None else f"{gate.at_least:,}"
 
 
 def _expected(gate: GateOutlook) -> str:
@@ -109,7 +116,7 @@ def _table(gates: Iterable[GateOutlook]) -> Table:
         table.add_row(
             Text(printable(gate.name)),
             f"{gate.unit.removeprefix('validation ')}s",
-            "?" if gate.at_least is None else f"{gate.at_least:,}",
+            _least(gate),
             _expected(gate),
             f"{gate.available:,}",
             "?" if gate.per_hour is None else _count(gate.per_hour),

@@ -1,13 +1,12 @@
 """`canary judge --against`: what a changed policy turns, on the demo's own evidence."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from canary.cli import main
 from canary.compare import compare
 from canary.evidence.journal import RunFolder, read_segments
 from canary.judge import judge
@@ -19,16 +18,18 @@ DEMO = ROOT / "reports/samples/demo"
 OLD = DEMO / "policies/sparse-layers.yaml"
 
 
-def canary(*arguments, cwd):
-    return subprocess.run(
-        [sys.executable, "-m", "canary.cli", *arguments],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env={**os.environ, "COLUMNS": "80"},
-    )
+@pytest.fixture
+def canary(monkeypatch, capsys):
+    """Run `canary judge` on the demo in this process: exit code, output and errors."""
+    monkeypatch.chdir(ROOT)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["canary", "judge", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_code:
+            main()
+        return exit_code.value.code, *capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture
@@ -82,17 +83,15 @@ def test_a_policy_turns_nothing_against_itself():
     assert [change.name for change in found.changes] == [g.name for g in decision.gates]
 
 
-def test_the_exit_code_is_that_of_the_changed_policy(changed):
+def test_the_exit_code_is_that_of_the_changed_policy(canary, changed):
     """The old policy promotes, the new one rolls back: 3, and 0 the other way round."""
-    there = canary("judge", DEMO, "--policy", changed, "--against", OLD, cwd=ROOT)
-    back = canary(
-        "judge", DEMO, "--policy", OLD, "--against", changed, "--json", cwd=ROOT
-    )
+    code, out, _ = canary(DEMO, "--policy", changed, "--against", OLD)
+    back, document, _ = canary(DEMO, "--policy", OLD, "--against", changed, "--json")
 
-    assert there.returncode == 3, there.stderr
-    assert "Before and after" in there.stdout
-    assert back.returncode == 0, back.stderr
-    found = json.loads(back.stdout)
+    assert code == 3
+    assert "Before and after" in out
+    assert back == 0
+    found = json.loads(document)
     assert list(found) == ["decision", "against", "turned"]
     assert found["decision"]["verdict"] == "promote"
     assert found["against"]["verdict"] == "rollback"
@@ -106,10 +105,11 @@ def test_the_exit_code_is_that_of_the_changed_policy(changed):
         (["--policy", OLD, "--against", "gone.yaml"], "gone.yaml:1:1: there is no"),
     ],
 )
-def test_a_comparison_that_makes_no_sense_is_a_usage_error(arguments, said):
+def test_a_comparison_that_makes_no_sense_is_a_usage_error(canary, arguments, said):
     """Two policies against one, or against a missing one: one sentence, exit code 2."""
-    result = canary("judge", DEMO, *arguments, cwd=ROOT)
+    code, out, err = canary(DEMO, *arguments)
 
-    assert result.returncode == 2
-    assert said in result.stderr
-    assert len(result.stderr.strip().splitlines()) == 1
+    assert code == 2
+    assert said in err
+    assert len(err.strip().splitlines()) == 1
+    assert out == ""
