@@ -14,6 +14,7 @@ from canary.policy.model import Gate, Policy
 from canary.stats import pairs_needed, quantile_pairs_needed
 
 _RANKS = 20_000
+_HALVINGS = 12
 _FIRST_LOOK = 16
 _FOREVER_S = 1e12
 
@@ -24,9 +25,8 @@ def at_least(gate: Gate, policy: Policy, requests_each: float) -> int | None:
     For a limit on a difference: units without any difference. For one on a ratio of
     quantiles: pairs in which the candidate is never the slower, so many that the
     baseline's own quantile has a finite bound and that what lies above it is evidence
-    enough. Where units are blocks of time, both take a number of blocks as well, since
-    one can gain at most the share of requests above the quantile. None if no number is
-    enough.
+    enough. Where units are blocks of time, both take a number of blocks as well. None
+    if no number is enough.
 
     Args:
         gate: The limit.
@@ -44,12 +44,34 @@ def at_least(gate: Gate, policy: Policy, requests_each: float) -> int | None:
     )
     if pairs is None or not in_blocks(policy):
         return pairs
-    p = gate.quantile
-    evidence = _steps(1 - p, math.log(1 / (alpha - alpha / 10)))
-    bound = _steps((1 - p) / p, math.log(10 / alpha))
-    if evidence is None or bound is None:
-        return None
-    return max(evidence, bound, blocks_for(pairs, requests_each))
+    blocks = _quantile_blocks(gate.quantile, alpha)
+    return None if blocks is None else max(blocks, blocks_for(pairs, requests_each))
+
+
+def _quantile_blocks(p: float, alpha: float) -> int | None:
+    """Return how many blocks decide a quantile when the candidate is never slower.
+
+    Of the share 1 - p above the quantile a block's bets can gain only what lies above
+    the bound as evidence, and only the rest against values beyond it: the bound comes
+    to rest where both take the same number of blocks.
+    """
+    evidence, bound = math.log(1 / (alpha - alpha / 10)), math.log(10 / alpha)
+
+    def needed(share: float) -> tuple[int | None, int | None]:
+        return (
+            _steps(share * (1 - p), evidence),
+            _steps((1 - share) * (1 - p) / p, bound),
+        )
+
+    low, high = 0.0, 1.0
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        blocks = needed(middle)
+        if None in blocks:
+            return None
+        ahead = (blocks[0] or 0) > (blocks[1] or 0)
+        low, high = (middle, high) if ahead else (low, middle)
+    return max(blocks[0] or 0, blocks[1] or 0)
 
 
 def _steps(gain: float, threshold: float) -> int | None:
@@ -71,6 +93,22 @@ def _steps(gain: float, threshold: float) -> int | None:
 def blocks_for(pairs: int, requests_each: float) -> int:
     """Return how many blocks hold so many requests."""
     return math.ceil(pairs / requests_each)
+
+
+def likely_blocks(
+    gate: Gate, least: int | None, pairs: int, requests_each: float
+) -> int:
+    """Return about how many blocks show a limit to hold that takes so many pairs.
+
+    A block's gain is limited, however many requests it holds (`least` blocks), and so
+    is what its requests tell. Against simulated blocks of 2 and of 10 requests a margin
+    takes the larger of both numbers, within a fifth. A quantile takes their sum, within
+    two fifths: its bound and its evidence share what lies above it.
+    """
+    blocks = blocks_for(pairs, requests_each)
+    if least is None:
+        return blocks
+    return least + blocks if gate.quantile is not None else max(least, blocks)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from canary.planning.clock import Clock, Deadline, Ends
-from canary.planning.needs import Expected, at_least, blocks_for
+from canary.planning.needs import Expected, at_least, likely_blocks
 from canary.planning.schedule import (
     Schedule,
     Units,
@@ -142,8 +142,8 @@ def _gate(gate: Gate, need: Expected, clock: Clock) -> GateOutlook:
     least = at_least(gate, clock.policy, units.requests_each)
     likely = need.units
     if likely is not None and units.name == "block":
-        least_blocks = least if need.holds and least is not None else 1
-        likely = max(blocks_for(likely, units.requests_each), least_blocks)
+        bound = least if need.holds else None
+        likely = likely_blocks(gate, bound, likely, units.requests_each)
     if likely is not None and least is not None and need.holds:
         least = min(least, likely)  # a candidate that wins needs less than a tie
     return GateOutlook(

@@ -15,7 +15,7 @@ Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 Texts = npt.NDArray[np.object_]
 
-_BASE_BLOCK_S = 10.0
+BASE_BLOCK_S = 10.0
 _LONGEST_WITHOUT_BLOCKS_S = 3600.0
 _CALIBRATION_SHARE = 0.05
 _CALIBRATION_BLOCKS = 64
@@ -107,27 +107,31 @@ def units_of(gate: Gate, policy: Policy, schedule: Schedule) -> Units:
     times_s = schedule.arrived_s[which]
     if not in_blocks(policy):
         return Units(name="pair", times_s=times_s)
-    return _blocks(policy, times_s)
+    return _blocks(policy, times_s, float(schedule.arrived_s[-1]))
 
 
-def _blocks(policy: Policy, times_s: Floats) -> Units:
+def _blocks(policy: Policy, times_s: Floats, last_s: float) -> Units:
     """Return the blocks that hold requests, as short as the judge would have them.
 
-    Where it sets their length itself, a first stretch counts for nothing else.
+    A first stretch counts for nothing but their length. A block counts once the last
+    of its requests would have timed out, at the latest when the traffic ends.
     """
     block: object = policy.decision.block
-    stated_s = float(block) if isinstance(block, (int, float)) else None
-    length_s = stated_s or _BASE_BLOCK_S
-    index, requests = np.unique(np.floor(times_s / length_s), return_counts=True)
-    if stated_s is None:
-        calibration_s = _CALIBRATION_SHARE * policy.decision.min_duration_s
-        counting = index * length_s >= calibration_s
-        counting[:_CALIBRATION_BLOCKS] = False
-        index, requests = index[counting], requests[counting]
+    length_s = float(block) if isinstance(block, (int, float)) else BASE_BLOCK_S
+    base, requests = np.unique(np.floor(times_s / BASE_BLOCK_S), return_counts=True)
+    calibration_s = _CALIBRATION_SHARE * policy.decision.min_duration_s
+    counting = base * BASE_BLOCK_S >= calibration_s
+    counting[:_CALIBRATION_BLOCKS] = False
+    base, requests = base[counting], requests[counting]
+    if not len(base):
+        return Units(name="block", times_s=np.empty(0))
+    first_s = float(base[0]) * BASE_BLOCK_S
+    index = np.unique((base * BASE_BLOCK_S - first_s) // length_s)
+    closed_s = first_s + (index + 1) * length_s + policy.traffic.timeout_s
     return Units(
         name="block",
-        times_s=(index + 1) * length_s,
-        requests_each=float(requests.mean()) if len(requests) else 1.0,
+        times_s=np.minimum(closed_s, last_s),
+        requests_each=float(requests.sum() / len(index)),
     )
 
 

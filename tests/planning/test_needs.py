@@ -11,7 +11,7 @@ from canary.errors import ObservationError
 from canary.evidence.reading import read_observations
 from canary.judge import judge
 from canary.planning.assumed import Assumptions
-from canary.planning.needs import at_least, project
+from canary.planning.needs import at_least, likely_blocks, project
 from canary.policy.model import variant_name
 from canary.stats import betting_log_e, paired_quantile_log_e, quantile_pairs_needed
 
@@ -66,23 +66,41 @@ def test_a_quantile_takes_a_bound_and_evidence_beyond_it(policy_of, p):
 
 
 def test_blocks_of_time_gain_what_lies_above_the_quantile(policy_of):
-    """A p99 in blocks takes 467 for the evidence, more for its bound, and as many as
-    hold the pairs where traffic is thin; a margin of 1% takes 449."""
+    """A p99 would take 467 blocks for its evidence alone, but that and the bound of the
+    baseline's p99 share the hundredth that lies above it."""
     policy = policy_of(TAIL, ERRORS, **LONG)
     tail, errors = policy.gates
 
-    busy, thin = at_least(tail, policy, 50.0), at_least(tail, policy, 1.5)
+    needed = at_least(tail, policy, 50.0)
 
     def log_e(value, units, low):
         return betting_log_e(np.full(units, value), null_mean=0.0, low=low, high=1.0)
 
+    def decides(units):
+        return any(
+            log_e(beyond, units, -1.0) >= math.log(1 / 0.045)
+            and log_e(0.01 - beyond, units, -0.99) >= math.log(10 / 0.05)
+            for beyond in np.linspace(0.0001, 0.0099, 99)
+        )
+
     assert log_e(0.01, 467, -1.0) >= math.log(1 / 0.045) > log_e(0.01, 466, -1.0)
-    assert (
-        log_e(0.01, busy, -0.99) >= math.log(10 / 0.05) > log_e(0.01, busy - 1, -0.99)
-    )
-    assert busy > 467
-    assert thin == math.ceil(at_least(tail, policy_of(TAIL), 1.0) / 1.5)
+    assert needed > 2 * 467
+    assert decides(math.ceil(1.01 * needed))
+    assert not decides(math.floor(0.99 * needed))
     assert at_least(errors, policy, 50.0) == 449
+
+
+def test_blocks_hold_at_least_the_pairs_that_it_takes(policy_of):
+    """Where traffic is thin, or differences come often, pairs set their number."""
+    policy = policy_of(TAIL, ERRORS, **LONG)
+    tail, errors = policy.gates
+    pairs = at_least(tail, policy_of(TAIL), 1.0)
+
+    assert at_least(tail, policy, 1.5) == math.ceil(pairs / 1.5)
+    assert likely_blocks(errors, 449, 1000, 10.0) == 449
+    assert likely_blocks(errors, 449, 6000, 10.0) == 600
+    assert likely_blocks(tail, 1190, 3000, 10.0) == 1490
+    assert likely_blocks(errors, None, 95, 10.0) == 10
 
 
 def test_a_pilot_that_decides_says_after_how_many_units(shipped, demo):

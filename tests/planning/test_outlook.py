@@ -193,9 +193,10 @@ def test_long_runs_count_blocks_of_time(policy_of, schedule_with):
 
     assert units.name == gate.unit == "block"
     assert units.requests_each == 10.0
-    assert units.times_s[0] == 24 * 3600 / 20 + 10
+    assert units.times_s[0] == 24 * 3600 / 20 + 10 + policy.traffic.timeout_s
+    assert units.times_s[-1] == schedule.arrived_s[-1]
     assert gate.at_least == gate.expected == 449
-    assert gate.at_least_s == math.ceil((4320 + 4490) / 3600) * 3600
+    assert gate.at_least_s == math.ceil((4320 + 4490 + 600) / 3600) * 3600
     assert plan.expected_s == 24 * 3600
     assert any("blocks of time" in note for note in plan.notes)
 
@@ -217,14 +218,15 @@ def test_thin_traffic_fills_few_blocks(policy_of, schedule_with):
 
 
 def test_a_stated_block_is_used(policy_of, schedule_with):
-    """Blocks of five minutes, all of which count."""
+    """Blocks of five minutes, after 64 of ten seconds that set what is looked at."""
     policy = policy_of(ERRORS)
     rules = policy.decision.model_copy(update={"block": 300.0})
     policy = policy.model_copy(update={"decision": rules})
 
-    units = units_of(policy.gates[0], policy, schedule_with(3600))
+    units = units_of(policy.gates[0], policy, schedule_with(640 + 3600))
 
-    assert units.times_s.tolist() == [300.0 * (k + 1) for k in range(12)]
+    assert len(units.times_s) == 12
+    assert units.times_s[0] == 640 + 300 + policy.traffic.timeout_s
     assert units.requests_each == 300.0
 
 
