@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from canary.decision import GateResult, GateStatus
+from canary.errors import ObservationError
 from canary.judge import judge
 from canary.planning.schedule import Floats, in_blocks
 from canary.policy.model import Gate, Policy
@@ -145,13 +146,18 @@ def project(policy: Policy, observations: pa.Table) -> Projection:
     what the shorter one projects. Any other needs what the whole sample projects.
 
     Raises:
-        ObservationError: The sample lacks an arm.
+        ObservationError: The sample lacks an arm, or pairs.
     """
     decisions = [
         judge(_judged_once(policy), beginning, run="plan")
         for beginning in _beginnings(observations)
     ]
     whole = decisions[-1]
+    if not whole.pairs:
+        raise ObservationError(
+            "there is no request in the pilot that both "
+            f"{whole.baseline} and {whole.candidate} have answered"
+        )
     return Projection(
         needs={
             gate.name: _expected([decision.gates[index] for decision in decisions])

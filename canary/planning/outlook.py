@@ -145,7 +145,9 @@ def _gate(gate: Gate, need: Expected, clock: Clock) -> GateOutlook:
         bound = least if need.holds else None
         likely = likely_blocks(gate, bound, likely, units.requests_each)
     if likely is not None and least is not None and need.holds:
-        least = min(least, likely)  # a candidate that wins needs less than a tie
+        if gate.quantile is None:  # a candidate that wins needs less than a tie
+            least = min(least, likely)
+        likely = max(least, likely)
     return GateOutlook(
         name=gate.name,
         limit=limit_text(gate),

@@ -42,11 +42,7 @@ class Pilot:
 
     @classmethod
     def of(cls, policy: Policy, observations: pa.Table) -> "Pilot":
-        """Join the two arms of a policy by request.
-
-        Raises:
-            ObservationError: Both arms have answered no request.
-        """
+        """Join the two arms of a policy by request; there must be a pair."""
         specs = (policy.baseline, policy.candidate)
         names = dict(zip(ARMS, map(variant_name, specs), strict=True))
         arms = {
@@ -54,11 +50,6 @@ class Pilot:
         }
         a, b = (np.asarray(arms[role]["request_id"].to_pylist()) for role in ARMS)
         _, at_a, at_b = np.intersect1d(a, b, return_indices=True)
-        if not len(at_a):
-            raise ObservationError(
-                f"the pilot has no request that both {names['baseline']} and "
-                f"{names['candidate']} have answered"
-            )
         baseline = arms["baseline"].take(at_a)
         order = np.argsort(_floats(baseline, "arrived_s"), kind="stable")
         baseline = baseline.take(order)

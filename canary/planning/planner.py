@@ -72,7 +72,8 @@ def _outlook(
     else:
         projected = project(policy, pilot)
         needs = projected.needs
-        seen = f"{projected.pairs:,} pairs over {lasting(projected.span_s)}"
+        pairs = f"{projected.pairs:,} pair{'' if projected.pairs == 1 else 's'}"
+        seen = f"{pairs} over {lasting(round(projected.span_s, 3))}"
         basis = [f"expected, if all is as in the pilot ({seen})"]
         basis += [f"the pilot is invalid: {why}" for why in projected.doubts]
     return plan_policy(

@@ -149,7 +149,8 @@ def _runs_in_words(plan: PolicyPlan, outcome: Outcome) -> str:
         f"{lasting(outcome.span_s)}"
     )
     if not outcome.cut:
-        return told
+        sent = f" (of {plan.requests:,} that are sent)"
+        return told + (sent if outcome.requests < plan.requests else "")
     return (
         f"{told}, the first of {plan.requests:,}: min_duration and min_pairs are left "
         "aside, and what isn't decided there may be later"

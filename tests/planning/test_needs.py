@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from canary.errors import ObservationError
+from canary.evidence.observation import to_table
 from canary.evidence.reading import read_observations
 from canary.judge import judge
 from canary.planning.assumed import Assumptions
 from canary.planning.needs import at_least, likely_blocks, project
 from canary.policy.model import variant_name
 from canary.stats import betting_log_e, paired_quantile_log_e, quantile_pairs_needed
+from canary.testing import observe
 
 ROOT = Path(__file__).parents[2]
 ERRORS = {"metric": "errors", "margin": "1%"}
@@ -150,6 +152,15 @@ def test_a_pilot_of_other_arms_is_refused(policy_of, demo):
     with pytest.raises(ObservationError, match="no observations of the candidate") as e:
         project(policy, demo)
     assert variant_name(other) in str(e.value)
+
+
+def test_a_pilot_without_a_common_request_is_refused(policy_of):
+    """Two arms that answered different requests are no pilot."""
+    rows = observe(arm="baseline", arrived_s=[0.0], request_id="a")
+    rows += observe(arm="candidate", arrived_s=[0.0], request_id="b")
+
+    with pytest.raises(ObservationError, match="no request in the pilot that both"):
+        project(policy_of(ERRORS), to_table(rows))
 
 
 def test_assumptions_are_said_and_used(policy_of):

@@ -150,6 +150,21 @@ def test_a_validation_set_can_be_too_small(policy_of, schedule_with):
     assert "at least 88 validation groups, but the validation sets hold only" in reason
 
 
+def test_a_pilot_that_knows_little_does_not_beat_the_bound(policy_of, schedule_with):
+    """No number of pairs below the least one shows a quantile; a margin that wins make
+    easier has a lower least number."""
+    plan = outlook(
+        policy_of(MEDIAN, ERRORS),
+        schedule_with(1000),
+        errors=40,
+        **{"latency p50": 20},
+    )
+
+    median, errors = plan.gates
+    assert median.expected == median.at_least == 103
+    assert errors.expected == errors.at_least == 40
+
+
 def test_what_no_request_is_about_is_not_decided(policy_of, schedule_with):
     """A limit on a regime without traffic has nothing to wait for."""
     policy = policy_of({**MEDIAN, "regime": ">=8k"})

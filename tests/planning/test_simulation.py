@@ -139,15 +139,6 @@ def test_what_the_pilot_has_nothing_of_is_left_out(policy_of, schedule_with):
         traffic_only.draws_from(schedule.only(schedule.quality))
 
 
-def test_a_pilot_without_a_common_request_is_refused(policy_of):
-    """Two arms that answered different requests are no pilot."""
-    rows = observe(arm="baseline", arrived_s=[0.0], request_id="a")
-    rows += observe(arm="candidate", arrived_s=[0.0], request_id="b")
-
-    with pytest.raises(ObservationError, match="no request that both"):
-        Pilot.of(policy_of(ERRORS), to_table(rows))
-
-
 def test_last_attempts_count_and_warm_or_void_rows_do_not(policy_of):
     """As the judge reads them."""
     rows = [
