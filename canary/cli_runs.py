@@ -176,8 +176,7 @@ def judge(
         _print_json(documents if len(documents) > 1 else documents[0])
     else:
         _print_decisions(loaded, decisions)
-    judged = decisions[: len(policy)]
-    raise typer.Exit(worst_exit_code([decision.verdict for decision in judged]))
+    raise typer.Exit(worst_exit_code([d.verdict for d in decisions[: len(policy)]]))
 
 
 def _decide(evidence: Path, policies: "Sequence[Policy]") -> "list[Decision]":
