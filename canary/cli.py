@@ -1,4 +1,5 @@
-"""The command line: with `canary.cli_runs` all that prints, exits and wires together.
+"""The command line: with `canary.cli_plan` and `canary.cli_runs` all that prints, exits
+and wires together.
 
 Commands import what they need when they are called: `canary validate` must not wait
 for torch, nor `canary --help` for anything.
@@ -17,9 +18,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from canary import __version__, cli_runs
+from canary import __version__, cli_plan, cli_runs
+from canary.cli_plan import PolicyFiles, load_for_run
 from canary.cli_runs import AsJson, RunArgument, finish
-from canary.errors import CanaryError, ExitCode, PolicyError, UsageError
+from canary.errors import CanaryError, ExitCode, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,13 +43,11 @@ app = typer.Typer(
 )
 replay = typer.Typer(no_args_is_help=True, help="Look at traffic before replaying it.")
 app.add_typer(replay, name="replay")
+app.add_typer(cli_plan.app)
 app.add_typer(cli_runs.app)
 
 IN_PROCESS = "in this process"
 
-PolicyFiles = Annotated[
-    list[Path], typer.Argument(metavar="POLICY...", help="Policy files (YAML).")
-]
 Address = Annotated[
     str | None, typer.Option(help="A Ray cluster; default RAY_ADDRESS, else local.")
 ]
@@ -70,7 +70,7 @@ def run(
     from canary import experiment
     from canary.evidence.journal import RunFolder
 
-    loaded = _load_for_run(policies)
+    loaded = load_for_run(policies)
     prepared = experiment.prepare(loaded, seed=seed)
     name = loaded[0].name if len(loaded) == 1 else "run"
     stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
@@ -113,7 +113,7 @@ def validate(policies: PolicyFiles) -> None:
     """Check policies and say in words what each will do."""
     from canary.policy.explain import explain
 
-    for policy in _load_for_run(policies):
+    for policy in load_for_run(policies):
         typer.echo(explain(policy))
 
 
@@ -165,18 +165,6 @@ def options(
     if version:
         typer.echo(f"canary {__version__}")
         raise typer.Exit
-
-
-def _load_for_run(paths: list[Path]) -> "tuple[Policy, ...]":
-    """Load policies that one run can serve, with every file they name in place."""
-    from canary.policy.load import comparable, load_policies, missing_files
-
-    policies = load_policies(paths)
-    comparable(policies)
-    missing = tuple(fault for policy in policies for fault in missing_files(policy))
-    if missing:
-        raise PolicyError(missing)
-    return policies
 
 
 def _listener(

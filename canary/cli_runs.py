@@ -149,36 +149,71 @@ def judge(
     policy: Annotated[
         list[Path], typer.Option("--policy", help="A policy file; may be repeated.")
     ],
+    against: Annotated[
+        Path | None,
+        typer.Option(help="A policy file; say which of its gates --policy turns."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Judge what was recorded under these policies; write nothing."""
+    """Judge what was recorded under these policies; write nothing.
+
+    Example: canary judge reports/demo --policy new.yaml --against old.yaml
+    """
     from canary.decision import worst_exit_code
+    from canary.policy.load import load_policies
+
+    if against is not None and len(policy) > 1:
+        raise UsageError(
+            f"--against compares one --policy with another, got {len(policy)}; "
+            "judge them one by one"
+        )
+    loaded = load_policies([*policy, *([against] if against else [])])
+    decisions = _decide(evidence, loaded)
+    if against is not None:
+        _print_comparison(loaded[0], *decisions, as_json=as_json)
+    elif as_json:
+        documents = [decision.to_dict() for decision in decisions]
+        _print_json(documents if len(documents) > 1 else documents[0])
+    else:
+        _print_decisions(loaded, decisions)
+    raise typer.Exit(worst_exit_code([d.verdict for d in decisions[: len(policy)]]))
+
+
+def _decide(evidence: Path, policies: "Sequence[Policy]") -> "list[Decision]":
     from canary.evidence.journal import RunFolder
     from canary.evidence.reading import read_observations
     from canary.judge import judge as decide
-    from canary.policy.load import load_policies
     from canary.record import ended_of, read_run
 
     if not evidence.exists():
         raise UsageError(f"{evidence}: no such file or folder; name what was recorded")
-    loaded = load_policies(policy)
     record = read_run(RunFolder(evidence)) if evidence.is_dir() else {}
     observations = read_observations(evidence)
-    decisions = [
+    return [
         decide(
             one,
             observations,
             run=record.get("run", evidence.name),
             ended=ended_of(record, one.name, one.sha256),
         )
-        for one in loaded
+        for one in policies
     ]
+
+
+def _print_comparison(
+    policy: "Policy", after: "Decision", before: "Decision", *, as_json: bool
+) -> None:
+    from rich.console import Console
+
+    from canary.compare import compare
+    from canary.report.comparison import render_comparison
+
+    comparison = compare(before, after)
     if as_json:
-        documents = [decision.to_dict() for decision in decisions]
-        _print_json(documents if len(documents) > 1 else documents[0])
+        _print_json(comparison.to_dict())
     else:
-        _print_decisions(record, loaded, decisions)
-    raise typer.Exit(worst_exit_code([decision.verdict for decision in decisions]))
+        _print_decisions([policy], [after])
+        render_comparison(comparison, Console())
 
 
 @app.command()
@@ -199,17 +234,14 @@ def finish(
 ) -> None:
     """Print a run's decisions and exit with what they say."""
     from canary.decision import worst_exit_code
-    from canary.record import read_run
 
-    _print_decisions(read_run(folder), policies, decisions)
+    _print_decisions(policies, decisions)
     typer.echo(f"Report: {folder.report_html}")
     raise typer.Exit(worst_exit_code([decision.verdict for decision in decisions]))
 
 
 def _print_decisions(
-    record: dict[str, object],
-    policies: "Sequence[Policy]",
-    decisions: "Sequence[Decision]",
+    policies: "Sequence[Policy]", decisions: "Sequence[Decision]"
 ) -> None:
     from rich.console import Console
 
@@ -217,7 +249,7 @@ def _print_decisions(
     from canary.report import ReportData, render_terminal
 
     data = ReportData(
-        run=record,
+        run={},  # what a terminal shows needs no record
         policies=tuple(policies),
         decisions=tuple(decisions),
         observations=SCHEMA.empty_table(),

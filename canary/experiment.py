@@ -41,7 +41,7 @@ from canary.traffic.plan import make_plan, with_speed
 from canary.traffic.request import Plan
 from canary.traffic.validation import ValidationSet, read_validation
 from canary.variants.vocabulary import UnknownWordError, encode
-from canary.warmup import busy_s, warm_up
+from canary.warmup import speed_for, warm_up
 
 _WARM_UP_REQUESTS = 12
 
@@ -336,14 +336,13 @@ def _at_speed(prepared: Prepared, warm: Sequence[Observation]) -> Plan:
     if not isinstance(speed, LoadTarget):
         return plan
     baseline = variant_name(policy.baseline)
-    needed_s = busy_s(warm, baseline, plan)
-    if needed_s is None:
+    found = speed_for(speed.baseline_load, warm, baseline, plan)
+    if found is None:
         raise ArmError(
             f"arm {baseline} failed every warm-up request, so its load can't be known; "
             f"the first error was: {next(row.error for row in warm if row.error)}"
         )
-    span_s = plan.requests[-1].arrival_s - plan.requests[0].arrival_s
-    return with_speed(plan, speed.baseline_load * span_s / needed_s)
+    return with_speed(plan, found)
 
 
 def _end(end: Ended) -> dict[str, Any]:

@@ -73,3 +73,17 @@ def busy_s(rows: Sequence[Observation], arm: str, plan: Plan) -> float | None:
     cost_s, _ = nnls(sizes / took_s[:, None], np.ones(len(known)))
     planned = [(1, prompt_size(r), r.max_output_tokens) for r in plan.requests]
     return float((np.array(planned, float) @ cost_s).sum())
+
+
+def speed_for(
+    load: float, rows: Sequence[Observation], arm: str, plan: Plan
+) -> float | None:
+    """Return the speed at which an arm would be busy for a share of a plan's time.
+
+    Going by its rows, as `busy_s` does; None without an answer. `plan` is at speed 1.
+    """
+    needed_s = busy_s(rows, arm, plan)
+    if needed_s is None:
+        return None
+    span_s = plan.requests[-1].arrival_s - plan.requests[0].arrival_s
+    return load * span_s / needed_s

@@ -21,11 +21,13 @@ PURE = {
     "judge",
     "decision",
     "wording",
+    "compare",
+    "planning",
     "evidence",
     "report",
 }
 EFFECTS = {"arms", "cli", "cli_runs", "experiment", "keeper", "live", "runner"}
-EFFECTS |= {"training", "variants"}
+EFFECTS |= {"cli_plan", "training", "variants"}
 
 
 def room_of(path):
@@ -70,7 +72,14 @@ def test_a_module_holds_one_idea(path):
 
 @pytest.mark.parametrize(
     "module",
-    ["canary", "canary.cli", "canary.judge", "canary.policy.load", "canary.report"],
+    [
+        "canary",
+        "canary.cli",
+        "canary.judge",
+        "canary.planning.planner",
+        "canary.policy.load",
+        "canary.report",
+    ],
 )
 def test_judging_needs_neither_torch_nor_ray(module):
     """Reading policies, judging and reporting start without the heavy libraries."""

@@ -7,7 +7,7 @@ equal bytes: no dates, and ids from a fixed salt.
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import matplotlib as mpl
@@ -34,32 +34,35 @@ _NAMES = (
 COLOURS = {name: f"#0102{index:02x}" for index, name in enumerate(_NAMES, start=3)}
 """Marker colours by the name of the CSS variable that replaces them."""
 
-_SETTINGS: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "canary",
-    "text.parse_math": False,  # a dollar sign in a task's name is a dollar sign
-    "path.simplify": False,
-    "font.family": ["DejaVu Sans"],
-    "font.size": 10.5,
-    "axes.edgecolor": COLOURS["muted"],
-    "axes.labelcolor": COLOURS["muted"],
-    "axes.labelsize": 10,
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": COLOURS["grid"],
-    "grid.linewidth": 0.8,
-    "legend.frameon": False,
-    "legend.fontsize": 10,
-    "legend.labelcolor": COLOURS["ink"],
-    "text.color": COLOURS["ink"],
-    "xtick.color": COLOURS["muted"],
-    "ytick.color": COLOURS["muted"],
-    "xtick.minor.bottom": False,
-    "ytick.minor.left": False,
-}
+
+def settings(colours: Mapping[str, str]) -> dict[Any, Any]:
+    """Return what every chart looks like, in these colours by their names."""
+    return {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "canary",
+        "text.parse_math": False,  # a dollar sign in a task's name is a dollar sign
+        "path.simplify": False,
+        "font.family": ["DejaVu Sans"],
+        "font.size": 10.5,
+        "axes.edgecolor": colours["muted"],
+        "axes.labelcolor": colours["muted"],
+        "axes.labelsize": 10,
+        "axes.linewidth": 0.8,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": colours["grid"],
+        "grid.linewidth": 0.8,
+        "legend.frameon": False,
+        "legend.fontsize": 10,
+        "legend.labelcolor": colours["ink"],
+        "text.color": colours["ink"],
+        "xtick.color": colours["muted"],
+        "ytick.color": colours["muted"],
+        "xtick.minor.bottom": False,
+        "ytick.minor.left": False,
+    }
 
 
 def to_svg(
@@ -83,7 +86,7 @@ def to_svg(
     """
     with mpl.rc_context():
         mpl.rcdefaults()
-        mpl.rcParams.update(_SETTINGS)
+        mpl.rcParams.update(settings(COLOURS))
         figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
         FigureCanvasSVG(figure)
         figure.patch.set_visible(False)

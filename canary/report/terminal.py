@@ -74,16 +74,16 @@ def _print_case(decision: Decision, console: Console) -> None:
     console.print(title)
     if decision.override:
         told = override_in_words(decision.override)
-        _print_item("!", f"overridden by hand: {told}", console)
+        print_item("!", f"overridden by hand: {told}", console)
     for sentence in decision.because:
-        _print_item("-", sentence, console)
+        print_item("-", sentence, console)
     if decision.validity.control_share:
-        _print_item("=", f"A/A control: {control_in_words(decision)}.", console)
-    _print_item("→", decision.action, console)
+        print_item("=", f"A/A control: {control_in_words(decision)}.", console)
+    print_item("→", decision.action, console)
     console.print()
 
 
-def _print_item(sign: str, sentence: str, console: Console) -> None:
+def print_item(sign: str, sentence: str, console: Console) -> None:
     """Wrapped under its own beginning."""
     grid = Table.grid(padding=(0, 1))
     grid.add_column(width=1)
