@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from canary.decision import GateResult, Look, Validity, Verdict
 from canary.gates import Evidence, Weight, scale_of, status_of
 from canary.gates.books import Books
-from canary.gates.common import in_blocks
 from canary.gates.control import ControlEvidence, ControlScale
 from canary.gates.control_report import describe_control
 from canary.gates.estimates import with_weights
@@ -72,7 +71,7 @@ class Assessment:
         closed: int | None = evidence.closed(now_s)
         if last:
             arrived = None
-            closed = None if over or not in_blocks(policy) else closed
+            closed = None if over or policy.decision.by_request else closed
         self.books.take(evidence.strand(BOOKS), arrived)
         control = evidence.strand(CONTROL).take(arrived)
         self._control_pairs += 0 if control is None else len(control["pairs"])

@@ -149,13 +149,14 @@ def describe_look(
         verdict = Verdict.INCONCLUSIVE
     gates = assessment.gate_results(state, rolled_back=verdict is Verdict.ROLLBACK)
     validity = assessment.full_validity(state)
-    reasons = validity.reasons
     return Decision(
         run=run,
         policy=policy.name,
         policy_sha256=policy.sha256,
         verdict=verdict,
-        because=_because(policy, verdict, state, gates, ended, reasons),
+        because=_because(
+            policy, verdict, state, gates, ended=ended, invalid=validity.reasons
+        ),
         elapsed_s=state.look.elapsed_s,
         action=_action(policy, verdict),
         pairs=state.look.pairs,
@@ -181,6 +182,7 @@ def _because(
     verdict: Verdict,
     state: Weighed,
     gates: tuple[GateResult, ...],
+    *,
     ended: Ended | None,
     invalid: tuple[str, ...],
 ) -> tuple[str, ...]:

@@ -29,7 +29,14 @@ def routes(
     for name in names:
         pairs = pairs_by_regime.get(name, 0)
         concerned = [gate for gate in gates if gate.regime in (None, name)]
-        goes, why = _decide(policy, verdict, state, pairs, concerned, len(owning))
+        goes, why = _decide(
+            policy,
+            verdict,
+            state,
+            pairs=pairs,
+            concerned=concerned,
+            regimes=len(owning),
+        )
         if goes and verdict is not Verdict.PROMOTE and name not in owning:
             goes, why = False, f"the verdict is {verdict.value}"
         routed.append(
@@ -44,6 +51,7 @@ def _decide(
     policy: Policy,
     verdict: Verdict,
     state: Weighed,
+    *,
     pairs: int,
     concerned: Sequence[GateResult],
     regimes: int,

@@ -14,8 +14,8 @@ from functools import partial
 from typing import Protocol
 
 from canary.answers import observation
-from canary.assessment import Assessment
 from canary.arms.base import Arm, ArmDiedError, Completion
+from canary.assessment import Assessment
 from canary.clock import Clock
 from canary.decision import Decision, Look
 from canary.evidence.journal import Journal

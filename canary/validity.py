@@ -15,7 +15,7 @@ MAX_VOID_SHARE = 0.01
 def validity_of(
     policy: Policy, books: Books, evidence: Evidence, *, control_pairs: int
 ) -> Validity:
-    """Return what speaks against trusting the evidence so far, the A/A control aside."""
+    """Return what speaks against trusting the evidence, the A/A control aside."""
     lost_a, lost_b = books.lost
     void_share = books.void / books.offered if books.offered else 0.0
     control = evidence.control_kernels

@@ -10,9 +10,6 @@ from canary.stats.betting import Floats
 Ints = npt.NDArray[np.int64]
 Texts = npt.NDArray[np.object_]
 
-BASE_BLOCK_S = 10.0
-"""The shortest block; longer ones are doublings of it."""
-
 _KEPT = 10_000
 
 

@@ -46,8 +46,9 @@ class Pairs:
 
     `unit` is the validation group (group, else session, else request), `session` the
     conversation or an empty text. `agree` is 1 where the candidate's answer is the
-    baseline's, 0 where it isn't and NaN where that isn't known. `void` counts requests that were void or shed; `missing_baseline` and `missing_candidate` hold
-    the arrival times of requests that only the other arm has, up to the last request
+    baseline's, 0 where it isn't and NaN where that isn't known. `void` counts requests
+    that were void or shed; `missing_baseline` and `missing_candidate` hold the arrival
+    times of requests that only the other arm has, up to the last request
     that both have seen. `baseline_service_s` is the baseline's service time of each of
     its requests, which arrived at `baseline_arrived_s`. `control` pairs the baseline
     with its own second copy (the A/A control), where there is one.
@@ -91,9 +92,12 @@ class Pairs:
             **{name: getattr(self, name)[kept] for name in _BY_PAIR},
             **{
                 name: (stamps := getattr(self, name))[_within(stamps, start_s, stop_s)]
-                for name in ("void_arrived_s", "missing_baseline_s",
-                             "missing_candidate_s")
-            },  # fmt: skip
+                for name in (
+                    "void_arrived_s",
+                    "missing_baseline_s",
+                    "missing_candidate_s",
+                )
+            },
             baseline=_part(self.baseline, kept),
             candidate=_part(self.candidate, kept),
             baseline_arrived_s=self.baseline_arrived_s[asked],

@@ -34,8 +34,9 @@ class Strand:
 
     def extend(self, other: "Strand") -> None:
         """Take all rows of another strand, also those already taken from it."""
-        for rows in (*other._taken, *other._fresh):
-            self.add(rows)
+        whole = other.canonical()
+        if whole is not None:
+            self.add(whole)
 
     def take(self, before: int | None) -> Rows | None:
         """Return, and count as taken, the rows of blocks before one (all: None).
@@ -89,9 +90,7 @@ class Strand:
 def _joined(parts: list[Rows]) -> Rows:
     if len(parts) == 1:
         return parts[0]
-    return {
-        name: np.concatenate([part[name] for part in parts]) for name in parts[0]
-    }
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _picked(rows: Rows, order: npt.NDArray[np.intp]) -> Rows:

@@ -11,14 +11,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from canary.evidence.blocks import BASE_BLOCK_S, Ints
+from canary.evidence.blocks import Ints
 from canary.evidence.strands import Rows, Strand
-from canary.policy.model import DecisionRules
+from canary.policy.rules import DecisionRules
+from canary.policy.units import BASE_BLOCK_S
 from canary.stats.betting import Floats
 from canary.stats.dependence import doublings_needed, grown
-
-CALIBRATION_SHARE = 0.05
-"""Of `min_duration`: how long the stretch is that sets the length of blocks."""
 
 LEAST_CALIBRATION = 64
 """Base blocks with requests that it needs; it goes on until it has them."""
@@ -47,9 +45,7 @@ class Calendar:
         self._stated = (
             None if isinstance(rules.block, str) else round(rules.block / BASE_BLOCK_S)
         )
-        self._least_end = math.ceil(
-            CALIBRATION_SHARE * rules.min_duration_s / BASE_BLOCK_S
-        )
+        self._least_end = math.ceil(rules.calibration_s / BASE_BLOCK_S)
         self._segments: list[_Segment] = []
         self._first = 0
 

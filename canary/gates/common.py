@@ -9,9 +9,6 @@ from canary.decision import GateResult, GateStatus
 from canary.evidence.pairs import Bools, Floats, Pairs, Side
 from canary.policy.model import Gate, Policy, regime_names
 
-LONGEST_WITHOUT_BLOCKS_S = 3600.0
-"""Up to this `max_duration`, `block: auto` takes requests as independent."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weight:
@@ -60,14 +57,6 @@ def no_evidence(
         insufficient=reason,
         more_would_help=more_would_help,
     )
-
-
-def in_blocks(policy: Policy) -> bool:
-    """Whether the units of traffic gates are blocks of time rather than requests."""
-    rules = policy.decision
-    if rules.block == "auto":
-        return rules.max_duration_s > LONGEST_WITHOUT_BLOCKS_S
-    return rules.block != "request"
 
 
 def timings(gate: Gate, pairs: Pairs) -> tuple[Floats, Floats, Bools]:

@@ -169,7 +169,7 @@ class _Quantiles:
 
 
 def questions(policy: Policy) -> list[tuple[Gate, ...]]:
-    """Return per metric and kind of limit one gate, or one for each of its quantiles."""
+    """Return per metric and kind of limit a gate, or one for each of its quantiles."""
     alike: dict[tuple[str, float | None, bool], list[Gate]] = {}
     for gate in policy.gates:
         if gate.metric != "memory":

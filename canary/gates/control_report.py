@@ -1,4 +1,4 @@
-"""What a report says about the A/A control: estimates, bounds, and what it could tell."""
+"""What a report says about the A/A control: estimates, bounds, what it could tell."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from canary.decision import Control, ControlStatus, GateStatus
 from canary.evidence.blocks import Ints
-from canary.gates.common import Weight, in_blocks
+from canary.gates.common import Weight
 from canary.gates.control import (
     ControlEvidence,
     ControlScale,
@@ -72,8 +72,10 @@ def _describe(
     if isinstance(metric, _Quantiles) and not by_quantile:
         estimate, lower, upper, pairs = _median(metric, policy, alpha)
     else:
-        scales = metric.scales if isinstance(metric, _Difference) else (
-            metric.by_gate[metric.gates.index(gate)]
+        scales = (
+            metric.scales
+            if isinstance(metric, _Difference)
+            else (metric.by_gate[metric.gates.index(gate)])
         )
         # As broken: nobody asks how many more are needed.
         of_gate = Weight(log_e_hold=0.0, log_e_broken=weight.log_e_differs,
@@ -114,7 +116,7 @@ def _median(
         return None, None, None, 0
     ratios = np.asarray(rows["ratio"], np.int64)
     estimate = int(np.quantile(ratios, 0.5, method="inverted_cdf"))
-    if in_blocks(policy):
+    if not policy.decision.by_request:
         units = metric.single[0].units_of(rows)
         lower, upper = _by_block(ratios, units, estimate, alpha)
     else:

@@ -88,7 +88,9 @@ def difference_result(
         log_e_hold=weight.log_e_hold,
         log_e_broken=weight.log_e_broken,
         units=means.units,
-        units_needed=_units_needed(gate, policy, weight, status, tally, means),
+        units_needed=_units_needed(
+            gate, policy, weight, status, tally=tally, means=means
+        ),
         status=status,
         threshold_hold=weight.threshold_hold,
         reason=weight.insufficient,
@@ -103,6 +105,7 @@ def _units_needed(
     policy: Policy,
     weight: Weight,
     status: GateStatus,
+    *,
     tally: CountTally | ValueTally,
     means: Means,
 ) -> int | None:

@@ -11,15 +11,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from canary.errors import ObservationError
-from canary.evidence.blocks import BASE_BLOCK_S, Ints, SessionBlocks, block_of
+from canary.evidence.blocks import Ints, SessionBlocks, block_of
 from canary.evidence.pairs import Pairs
 from canary.evidence.strands import Rows, Strand
 from canary.gates.books import book_rows
-from canary.gates.common import in_blocks
 from canary.gates.control import control_rows, sent_columns
 from canary.gates.rows import fair_share
 from canary.gates.scales import rows_of
 from canary.policy.model import Policy
+from canary.policy.units import BASE_BLOCK_S
 
 BOOKS = "books"
 CONTROL = "control"
@@ -40,7 +40,7 @@ class Evidence:
         self._policy = policy
         self.heaviest = heaviest
         rules = policy.decision
-        self.length_s = BASE_BLOCK_S if in_blocks(policy) else rules.look_every_s
+        self.length_s = rules.look_every_s if rules.by_request else BASE_BLOCK_S
         self._sessions = SessionBlocks(self.length_s, policy.traffic.timeout_s)
         self._control_sessions = SessionBlocks(self.length_s, policy.traffic.timeout_s)
         self.strands: dict[str, Strand] = {BOOKS: Strand()}
@@ -61,7 +61,7 @@ class Evidence:
         _add(self.devices, pairs.devices)
         own = block_of(pairs.arrived_s, self.length_s)
         unit = own
-        if in_blocks(policy):
+        if not policy.decision.by_request:
             unit = self._sessions.blocks(pairs.arrived_s, pairs.session)
         self._fold_gates(pairs, own, unit)
         if pairs.control is not None and policy.aa_control:
@@ -78,15 +78,13 @@ class Evidence:
             if fair is not None and gate.regime is None and gate.metric != "accuracy":
                 self.strand(weighted(gate.name)).add(rows)
                 some = pairs.where(fair)
-                rows = rows_of(
-                    gate, self._policy, some, own=own[fair], unit=unit[fair]
-                )
+                rows = rows_of(gate, self._policy, some, own=own[fair], unit=unit[fair])
             self.strand(gate.name).add(rows)
 
     def _fold_control(self, control: Pairs) -> None:
         own = unit = block_of(control.arrived_s, self.length_s)
         self.strand(CONTROL).add({"block": own, "pairs": np.ones(len(own), np.int64)})
-        if in_blocks(self._policy):
+        if not self._policy.decision.by_request:
             unit = self._control_sessions.blocks(control.arrived_s, control.session)
         for name, rows in control_rows(self._policy, control, own, unit):
             self.strand(name).add(rows)
@@ -96,9 +94,9 @@ class Evidence:
 
     def closed(self, now_s: float) -> int:
         """Return how many base blocks nothing more can come to at a time of the run."""
-        return self._sessions.closed(now_s) if in_blocks(self._policy) else (
-            self.arrived(now_s)
-        )
+        if self._policy.decision.by_request:
+            return self.arrived(now_s)
+        return self._sessions.closed(now_s)
 
     def arrived(self, now_s: float) -> int:
         """Return how many base blocks have ended at a time of the run."""

@@ -68,7 +68,9 @@ class Question:
             single = share_log_e(inside, n - inside, p=self.p, more=more)
         else:
             won, lost = (
-                counts_by_block(points, self.unit, len(self.requests), self.first, cells)
+                counts_by_block(
+                    points, self.unit, len(self.requests), self.first, cells
+                )
                 for points in (gaining, losing)
             )
             paired = log_mean_exp(bet(won - lost, self.requests, difference))

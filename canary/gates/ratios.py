@@ -9,7 +9,7 @@ from canary.decision import GateResult, GateStatus
 from canary.evidence.blocks import Ints
 from canary.evidence.strands import Rows, Strand
 from canary.gates.calendar import Calendar, counting_rows
-from canary.gates.common import Weight, in_blocks, no_evidence
+from canary.gates.common import Weight, no_evidence
 from canary.gates.ratio_bounds import Question, bounds
 from canary.gates.rows import DISCRETE
 from canary.policy.model import Gate, Policy
@@ -51,7 +51,8 @@ class RatioScale:
         self._geometry = Geometry.of(gate.max_ratio)
         self._set_alpha = (SET_SHARE * policy.decision.alpha, SET_SHARE * harm_alpha)
         self._discrete = gate.metric in DISCRETE
-        self._calendar = Calendar(policy.decision) if in_blocks(policy) else None
+        rules = policy.decision
+        self._calendar = None if rules.by_request else Calendar(rules)
         self._by_request = RequestCells(
             p=self._p,
             ratio=gate.max_ratio,
@@ -86,7 +87,9 @@ class RatioScale:
         self._centre = int(points[math.ceil(self._p * len(points)) - 1])
         inside, differences = self._at_centre(a, b)
         _, index = np.unique(rows["block"], return_inverse=True)
-        sums = [np.bincount(index, values) for values in (differences, inside - self._p)]
+        sums = [
+            np.bincount(index, values) for values in (differences, inside - self._p)
+        ]
         calendar.begin(np.array(sums), np.bincount(index))
         self._by_block = BlockCells(
             p=self._p,

@@ -12,7 +12,7 @@ from canary.decision import GateResult, GateStatus
 from canary.evidence.blocks import Ints
 from canary.evidence.strands import Rows, Strand
 from canary.gates.calendar import Calendar, counting_rows
-from canary.gates.common import Weight, in_blocks, no_evidence
+from canary.gates.common import Weight, no_evidence
 from canary.gates.differences import Means, difference_result, margin_of
 from canary.policy.model import Gate, Policy
 from canary.stats.betting import FEWER_SHARES, Floats
@@ -38,7 +38,8 @@ class ShareScale:
         margin = margin_of(gate) if margin is None else margin
         self._counts = CountTally(-margin)
         self._values = ValueTally(-margin, FEWER_SHARES)
-        self._calendar = Calendar(policy.decision) if in_blocks(policy) else None
+        rules = policy.decision
+        self._calendar = None if rules.by_request else Calendar(rules)
         self._means = Means()
         self._discordant = np.zeros(2, np.int64)
         self._requests: list[Ints] = []
@@ -65,7 +66,7 @@ class ShareScale:
             return False
         _, index = np.unique(rows["block"], return_inverse=True)
         sums = np.bincount(index, (rows["a"] - rows["b"]).astype(np.float64))
-        calendar.begin(sums[None], np.bincount(index))
+        calendar.begin(np.array([sums]), np.bincount(index))
         return True
 
     def _bet(self, rows: Rows) -> Floats:
@@ -117,7 +118,7 @@ class ShareScale:
         )
 
     def counting(self) -> Rows | None:
-        """Return the rows that count so far: not those that set the length of blocks."""
+        """Return the rows that count: not those that set the length of blocks."""
         return counting_rows(self._strand, self._calendar)
 
     def units_of(self, rows: Rows) -> Ints:

@@ -12,6 +12,7 @@ from canary.policy.rules import DecisionRules
 from canary.policy.units import BASE_BLOCK_S, LONGEST_S, duration_text
 from canary.stats import pairs_needed, quantile_pairs_needed
 from canary.stats.betting import log_threshold
+from canary.stats.block_cells import least_blocks
 
 _AT_MOST = 10**12  # units; every limit that a policy can write takes fewer
 
@@ -20,8 +21,7 @@ def least_units(gate: Gate, rules: DecisionRules) -> int:
     """Return how many units show a limit to hold if nothing at all goes wrong.
 
     For a margin: as many as both arms must do equally well on. For a quantile on
-    requests: as many as bound the baseline's own quantile. For a quantile p on blocks
-    of time: as many as show it when each gains 1 - p, as no block can gain more.
+    requests, or on blocks of time: as many as bound the baseline's own quantile.
 
     Raises:
         ValueError: The gate has neither a margin nor a quantile.
@@ -31,9 +31,7 @@ def least_units(gate: Gate, rules: DecisionRules) -> int:
     if gate.quantile is None:
         raise ValueError(f"gate {gate.name} has neither a margin nor a quantile")
     if not rules.by_request:
-        gain = 1 - gate.quantile
-        # A tie against a mean of -m gains m / (1 - m).
-        return _ties_needed(gain / (1 + gain), rules.alpha - rules.alpha / 10)
+        return least_blocks(gate.quantile, set_alpha=rules.alpha / 10)
     needed = quantile_pairs_needed(
         [],
         [],

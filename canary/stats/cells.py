@@ -52,7 +52,7 @@ class Geometry:
         bins = math.log(ratio) / STEP
         tenth = int(abs(bins) / _CELLS_IN_MARGIN)
         return cls(
-            width=width or (tenth if tenth else _WIDEST if bins == 0 else 1),
+            width=width or tenth or (_WIDEST if bins == 0 else 1),
             hold_shift=math.floor(bins + 1e-9),
             broken_shift=math.ceil(bins - 1e-9),
         )
