@@ -140,10 +140,11 @@ def override(
 @app.command()
 def judge(
     evidence: Annotated[
-        Path,
+        list[Path],
         typer.Argument(
-            metavar="RUN|OBSERVATIONS",
-            help="A run folder, or observations as .parquet, .csv or .jsonl.",
+            metavar="RUN|OBSERVATIONS...",
+            help="A run folder, or observations as .parquet, .csv or .jsonl; several "
+            "are shards of one run, split by session.",
         ),
     ],
     policy: Annotated[
@@ -179,22 +180,29 @@ def judge(
     raise typer.Exit(worst_exit_code([d.verdict for d in decisions[: len(policy)]]))
 
 
-def _decide(evidence: Path, policies: "Sequence[Policy]") -> "list[Decision]":
+def _decide(paths: "Sequence[Path]", policies: "Sequence[Policy]") -> "list[Decision]":
     from canary.evidence.journal import RunFolder
-    from canary.evidence.reading import read_observations
+    from canary.evidence.reading import Shards
     from canary.judge import judge as decide
-    from canary.record import ended_of, read_run
+    from canary.record import ended_of, ended_together, read_run
 
-    if not evidence.exists():
-        raise UsageError(f"{evidence}: no such file or folder; name what was recorded")
-    record = read_run(RunFolder(evidence)) if evidence.is_dir() else {}
-    observations = read_observations(evidence)
+    for path in paths:
+        if not path.exists():
+            raise UsageError(f"{path}: no such file or folder; name what was recorded")
+    records = [read_run(RunFolder(path)) if path.is_dir() else {} for path in paths]
+    observations = Shards(paths)
+    names = [
+        record.get("run", path.name)
+        for record, path in zip(records, paths, strict=True)
+    ]
     return [
         decide(
             one,
             observations,
-            run=record.get("run", evidence.name),
-            ended=ended_of(record, one.name, one.sha256),
+            run=" + ".join(names),
+            ended=ended_together(
+                [ended_of(record, one.name, one.sha256) for record in records]
+            ),
         )
         for one in policies
     ]

@@ -6,7 +6,8 @@ first final one stands; rollback beats promote. See README, "How the verdict is 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ import pyarrow as pa
 
 from canary.assessment import Assessment, Weighed, threshold_rollback
 from canary.decision import Decision, GateResult, Look, Verdict
-from canary.evidence.pairs import Pairs, pair_up
+from canary.evidence.pairs import Floats, arms_in, check_arms, pair_up
 from canary.gates import Evidence
 from canary.policy.model import Policy, variant_name
 from canary.routing import routes
@@ -37,7 +38,7 @@ class Ended:
 
 def judge(
     policy: Policy,
-    observations: pa.Table,
+    observations: pa.Table | Iterable[pa.Table],
     *,
     run: str,
     ended: Ended | None = None,
@@ -47,7 +48,8 @@ def judge(
 
     Args:
         policy: What is to be decided.
-        observations: Rows in the public schema, of this policy's arms and any others.
+        observations: Rows in the public schema, of this policy's arms and any others:
+            a table, or parts of whole sessions that can be gone through twice.
         run: The run's name, for the document.
         ended: Why no more evidence will come; None while it may.
         repeat: What is needed to repeat the run; goes into the document as it is.
@@ -55,13 +57,8 @@ def judge(
     Raises:
         ObservationError: The observations don't hold both arms.
     """
-    baseline, candidate = variant_name(policy.baseline), variant_name(policy.candidate)
-    pairs = pair_up(observations, baseline=baseline, candidate=candidate)
-    end_s = _end_s(policy, pairs, ended)
-    pairs = pairs.until(end_s)
-    heaviest = float(pairs.weight.max(initial=0.0)) or 1.0
-    evidence = Evidence(policy, heaviest=heaviest)
-    evidence.fold(pairs)
+    parts = [observations] if isinstance(observations, pa.Table) else observations
+    evidence, end_s = fold(policy, parts, ended=ended)
     return judge_evidence(
         policy, evidence, end_s=end_s, run=run, ended=ended, repeat=repeat
     )
@@ -102,24 +99,93 @@ def judge_evidence(
     )
 
 
-def _end_s(policy: Policy, pairs: Pairs, ended: Ended | None) -> float:
-    """When the evidence ends; a deadline in wall time may have let more through.
+def fold(
+    policy: Policy, parts: Iterable[pa.Table], *, ended: Ended | None
+) -> tuple[Evidence, float]:
+    """Return the evidence about a policy, and when it ends in the run's own time.
 
-    While more may come, a request that one arm hasn't answered and still may answer
-    holds back all that came after it: taking what is finished would prefer what is
-    quick.
+    Raises:
+        ObservationError: The observations don't hold both arms.
     """
-    if not len(pairs):
-        return 0.0
-    last_s = float(pairs.arrived_s[-1])
-    end_s = float(np.nextafter(last_s, np.inf))
-    if ended is None:
-        lacking = np.concatenate([pairs.missing_baseline_s, pairs.missing_candidate_s])
-        pending = lacking[lacking > last_s - policy.traffic.timeout_s]
-        end_s = float(pending.min(initial=end_s))
-    elif ended.cutoff_s is not None:
-        end_s = ended.cutoff_s
-    return min(end_s, policy.decision.max_duration_s)
+    limit_s = policy.decision.max_duration_s
+    if ended is not None and ended.cutoff_s is not None:
+        limit_s = min(limit_s, ended.cutoff_s)
+    weights, end_s = (1.0, 1.0), None
+    while True:
+        folding = _Folding(policy, weights=weights, limit_s=limit_s)
+        for part in _ahead(parts):
+            folding.add(part)
+        folding.check()
+        if end_s is None:
+            end_s = folding.end_s(ended)
+        if folding.weights == weights and folding.last_s < end_s:
+            return folding.evidence, end_s
+        weights, limit_s = folding.weights, min(limit_s, end_s)
+
+
+def _ahead(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Read the next part while the last one is folded."""
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        source = iter(parts)
+        coming = reader.submit(next, source, None)
+        while (part := coming.result()) is not None:
+            coming = reader.submit(next, source, None)
+            yield part
+
+
+class _Folding:
+    """One pass over all parts."""
+
+    def __init__(
+        self, policy: Policy, *, weights: tuple[float, float], limit_s: float
+    ) -> None:
+        self._policy = policy
+        self._names = {
+            "baseline": variant_name(policy.baseline),
+            "candidate": variant_name(policy.candidate),
+        }
+        self._limit_s = limit_s
+        self._arms: set[str] = set()
+        self._lacking: list[Floats] = []
+        self._weights: list[float] = []
+        self.evidence = Evidence(policy, weights=weights)
+        self.last_s = -math.inf
+
+    def add(self, part: pa.Table) -> None:
+        self._arms |= arms_in(part)
+        pairs = pair_up(part, **self._names).until(self._limit_s)
+        self._lacking += [pairs.missing_baseline_s, pairs.missing_candidate_s]
+        if len(pairs):
+            self.last_s = max(self.last_s, float(pairs.arrived_s[-1]))
+            self._weights += [float(pairs.weight.min()), float(pairs.weight.max())]
+        self.evidence.fold(pairs)
+
+    @property
+    def weights(self) -> tuple[float, float]:
+        """The least and the largest weight that any pair has."""
+        known = self._weights or [1.0]
+        return min(known), max(known)
+
+    def check(self) -> None:
+        check_arms(self._arms, **self._names)
+
+    def end_s(self, ended: Ended | None) -> float:
+        """When the evidence ends; a deadline in wall time may have let more through.
+
+        While more may come, a request that one arm hasn't answered and still may answer
+        holds back all that came after it: taking what is finished would prefer what is
+        quick.
+        """
+        if not math.isfinite(self.last_s):
+            return 0.0
+        end_s = float(np.nextafter(self.last_s, np.inf))
+        if ended is None:
+            lacking = np.concatenate(self._lacking)
+            late = lacking > self.last_s - self._policy.traffic.timeout_s
+            return float(lacking[late].min(initial=end_s))
+        if ended.cutoff_s is not None:
+            end_s = ended.cutoff_s
+        return min(end_s, self._policy.decision.max_duration_s)
 
 
 def _look_times(policy: Policy, end_s: float) -> list[float]:

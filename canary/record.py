@@ -129,6 +129,19 @@ def ended_of(record: Mapping[str, Any], policy: str, sha256: str) -> Ended | Non
     return None if reason in (None, INTERRUPTED) else Ended(reason=reason)
 
 
+def ended_together(ends: Sequence[Ended | None]) -> Ended | None:
+    """Return where the evidence of several shards ends: once all of them have ended."""
+    known = [end for end in ends if end is not None]
+    if len(known) < len(ends):
+        return None
+    cutoffs = [end.cutoff_s for end in known if end.cutoff_s is not None]
+    reasons = dict.fromkeys(end.reason for end in known)
+    return Ended(
+        reason=", ".join(reasons),
+        cutoff_s=max(cutoffs) if len(cutoffs) == len(known) else None,
+    )
+
+
 def versions() -> dict[str, str]:
     """Return the versions of what the results depend on."""
     found = {"canary": __version__, "python": platform.python_version()}

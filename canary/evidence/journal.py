@@ -9,7 +9,7 @@ it all the same. What a crash can lose is what was not committed: at most `every
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -234,6 +234,16 @@ def read_segments(folder: RunFolder) -> pa.Table:
     """Return everything that a run has committed, in the order it was written.
 
     Raises:
+        ObservationError: As `iter_segments`.
+    """
+    tables = list(iter_segments(folder))
+    return pa.concat_tables(tables) if tables else SCHEMA.empty_table()
+
+
+def iter_segments(folder: RunFolder) -> Iterator[pa.Table]:
+    """Yield what a run has committed segment by segment, each of whole requests.
+
+    Raises:
         ObservationError: A segment is missing, damaged or not what the manifest lists.
     """
     listed = {segment["file"]: segment for segment in _listed(folder)}
@@ -249,10 +259,8 @@ def read_segments(folder: RunFolder) -> pa.Table:
                 f"{folder.observations / name}: listed in the manifest but missing; "
                 "restore it from a copy: a run with a gap can't be judged"
             )
-    tables = [
-        _read_segment(folder.observations / name, listed.get(name)) for name in found
-    ]
-    return pa.concat_tables(tables) if tables else SCHEMA.empty_table()
+    for name in found:
+        yield _read_segment(folder.observations / name, listed.get(name))
 
 
 def _read_segment(path: Path, listed: dict[str, Any] | None) -> pa.Table:

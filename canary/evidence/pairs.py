@@ -44,7 +44,7 @@ class Side:
 class Pairs:
     """Pairs in order of arrival, ties by request id: the canonical order.
 
-    `unit` is the validation group (group, else session, else request), `session` the
+    `unit` is a scored pair's group (group, else session, else request), `session` the
     conversation or an empty text. `agree` is 1 where the candidate's answer is the
     baseline's, 0 where it isn't and NaN where that isn't known. `void` counts requests
     that were void or shed; `missing_baseline` and `missing_candidate` hold the arrival
@@ -130,6 +130,25 @@ def _part(side: Side, kept: slice | Bools) -> Side:
     return Side(**{f.name: getattr(side, f.name)[kept] for f in fields(Side)})
 
 
+def check_arms(present: set[str], *, baseline: str, candidate: str) -> None:
+    """Refuse observations that lack an arm.
+
+    Raises:
+        ObservationError: Neither its name nor its role is among them.
+    """
+    for name, role in ((baseline, "baseline"), (candidate, "candidate")):
+        if present and not {name, role} & present:
+            raise ObservationError(
+                f"no observations of the {role}: expected an arm named {name!r} or "
+                f"{role!r}, found {', '.join(sorted(present))}"
+            )
+
+
+def arms_in(table: pa.Table) -> set[str]:
+    """Return the arms that a table has rows of."""
+    return set(pc.unique(table["arm"]).to_pylist())
+
+
 def pair_up(table: pa.Table, *, baseline: str, candidate: str) -> Pairs:
     """Join the rows of two arms by request.
 
@@ -138,10 +157,10 @@ def pair_up(table: pa.Table, *, baseline: str, candidate: str) -> Pairs:
     Rows of an arm ``baseline_aa`` become the pairs of the control.
 
     Raises:
-        ObservationError: No rows of an arm, or two rows for the same attempt.
+        ObservationError: Two rows for the same attempt.
     """
     pairs = _joined(table, baseline=baseline, candidate=candidate)
-    if CONTROL_ARM not in pc.unique(table["arm"]).to_pylist():
+    if CONTROL_ARM not in arms_in(table):
         return pairs
     control = _joined(table, baseline=baseline, candidate=CONTROL_ARM)
     # It answers a share of the requests: nothing is missing of the others.
@@ -164,13 +183,14 @@ def _joined(table: pa.Table, *, baseline: str, candidate: str) -> Pairs:
     side_a, side_b = _side(rows_a, at_a), _side(rows_b, at_b)
     unlabelled = rows_a.is_kind("")[at_a]
     scored = ~np.isnan(side_a.score) | ~np.isnan(side_b.score)
-    unit, items = _units(rows_a, at_a)
+    quality = rows_a.is_kind("quality")[at_a] | (unlabelled & scored)
+    unit, items = _units(rows_a, at_a, quality)
     asked = np.argsort(rows_a.arrived_s, kind="stable")
     return Pairs(
         request_id=rows_a.texts("request_id")[at_a],
         arrived_s=arrived,
         prompt_tokens=rows_a.floats("prompt_tokens")[at_a].astype(np.int64),
-        quality=rows_a.is_kind("quality")[at_a] | (unlabelled & scored),
+        quality=quality,
         timed=rows_a.is_kind("latency")[at_a]
         | rows_a.is_kind("live")[at_a]
         | unlabelled,
@@ -239,17 +259,16 @@ def _mask(column: pa.ChunkedArray) -> Bools:
 
 
 def _rows_of(table: pa.Table, name: str, role: str) -> _Rows:
-    column = table["arm"]
-    present = set(pc.unique(column).to_pylist())
-    arm = name if name in present else role
-    if table.num_rows and arm not in present:
-        raise ObservationError(
-            f"no observations of the {role}: expected an arm named {name!r} or "
-            f"{role!r}, found {', '.join(sorted(present))}"
-        )
+    arm = name if name in arms_in(table) else role
     warm = pc.fill_null(table["warm"], False)
-    counted = pc.and_(pc.equal(column, arm), pc.invert(warm))
-    return _Rows(_last_attempts(table.select(list(_USED)).filter(counted), arm))
+    counted = pc.and_(pc.equal(table["arm"], arm), pc.invert(warm))
+    used = table.select(list(_USED))
+    # Most columns are empty, and those needn't be gone through.
+    empty = [name for name in _USED if used[name].null_count == used.num_rows]
+    rows = used.drop_columns(empty).filter(counted)
+    for column in empty:
+        rows = rows.append_column(column, pa.nulls(rows.num_rows, used[column].type))
+    return _Rows(_last_attempts(rows, arm))
 
 
 def _last_attempts(rows: pa.Table, arm: str) -> pa.Table:
@@ -317,9 +336,13 @@ def _agreement(rows_a: _Rows, rows_b: _Rows, at_a: Ints, at_b: Ints) -> Floats:
     return np.where(np.isnan(measured), known, measured)
 
 
-def _units(rows: _Rows, at: Ints) -> tuple[Texts, Ints]:
-    unit = rows.texts("group")[at]
+def _units(rows: _Rows, at: Ints, quality: Bools) -> tuple[Texts, Ints]:
+    """Return each scored pair's group and how many items that has."""
+    unit = np.full(len(at), "", dtype=object)
+    asked = at[quality]
+    known = rows.texts("group")[asked]
     for fallback in ("session_id", "request_id"):
-        unit = np.where(unit == "", rows.texts(fallback)[at], unit)
+        known = np.where(known == "", rows.texts(fallback)[asked], known)
+    unit[quality] = known
     items = np.nan_to_num(rows.floats("group_items")[at]).astype(np.int64)
     return unit, items

@@ -1,6 +1,7 @@
 """Observations from anywhere: a run folder, or a table measured by other tools."""
 
 import gzip
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,8 +11,42 @@ import pyarrow.json as pa_json
 import pyarrow.parquet as pq
 
 from canary.errors import ObservationError
-from canary.evidence.journal import RunFolder, read_segments
+from canary.evidence.journal import RunFolder, iter_segments, read_segments
 from canary.evidence.observation import REQUIRED, SCHEMA, Status
+
+_ROWS_AT_ONCE = 400_000
+
+
+class Shards:
+    """Observations of one run from one or several places, a part at a time.
+
+    Each part holds whole requests: the segments of a run folder some together, a file
+    at once. It can be gone through again.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._folders = [RunFolder(path) for path in paths if path.is_dir()]
+        self._tables = [_conform(_read_file(p), p) for p in paths if not p.is_dir()]
+        if self._tables:
+            self._tables = _from_zero(self._tables)
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        """Yield the parts."""
+        yield from self._tables
+        for folder in self._folders:
+            yield from _together(iter_segments(_checked(folder)))
+
+
+def _together(segments: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Put small segments together: a week has many thousands."""
+    waiting: list[pa.Table] = []
+    for segment in segments:
+        waiting.append(segment)
+        if sum(table.num_rows for table in waiting) >= _ROWS_AT_ONCE:
+            yield pa.concat_tables(waiting)
+            waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting)
 
 
 def read_observations(path: Path) -> pa.Table:
@@ -26,14 +61,29 @@ def read_observations(path: Path) -> pa.Table:
             value that the column can't have.
     """
     if path.is_dir():
-        folder = RunFolder(path)
-        if not folder.observations.is_dir():
-            raise ObservationError(
-                f"{path}: not a run folder (it has no observations/); "
-                "name a folder that canary run has written, or a table of observations"
-            )
-        return read_segments(folder)
-    return _conform(_read_file(path), path)
+        return read_segments(_checked(RunFolder(path)))
+    return _from_zero([_conform(_read_file(path), path)])[0]
+
+
+def _checked(folder: RunFolder) -> RunFolder:
+    if not folder.observations.is_dir():
+        raise ObservationError(
+            f"{folder.root}: not a run folder (it has no observations/); "
+            "name a folder that canary run has written, or a table of observations"
+        )
+    return folder
+
+
+def _from_zero(tables: list[pa.Table]) -> list[pa.Table]:
+    """Count arrivals from the first of all: other tools often count from 1970."""
+    first_s = min(pc.min(table["arrived_s"]).as_py() for table in tables)
+    index = SCHEMA.get_field_index("arrived_s")
+    return [
+        table.set_column(
+            index, SCHEMA.field(index), pc.subtract(table["arrived_s"], first_s)
+        )
+        for table in tables
+    ]
 
 
 def _read_file(path: Path) -> pa.Table:
@@ -95,12 +145,7 @@ def _conform(table: pa.Table, path: Path) -> pa.Table:
     if not result.num_rows:
         raise ObservationError(f"{path}: holds no observations")
     _check_values(result, path)
-    # Other tools count from anywhere, often from 1970; our zero is the first arrival.
-    first_s = pc.min(result["arrived_s"])
-    index = SCHEMA.get_field_index("arrived_s")
-    return result.set_column(
-        index, SCHEMA.field(index), pc.subtract(result["arrived_s"], first_s)
-    )
+    return result
 
 
 def _check_values(table: pa.Table, path: Path) -> None:

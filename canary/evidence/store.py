@@ -124,7 +124,8 @@ class PairStore:
         self._prompt_tokens.append(first.prompt_tokens)
         self._kind.append(first.kind or "")
         self._task.append(first.task or "")
-        self._unit.append(first.group or first.session_id or first.request_id)
+        unit = first.group or first.session_id or first.request_id
+        self._unit.append(unit if first.kind == "quality" else "")
         self._unit_items.append(first.group_items or 0)
         self._session.append(first.session_id or "")
         self._weight.append(first.weight)

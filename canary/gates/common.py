@@ -75,5 +75,6 @@ def in_regime(gate: Gate, policy: Policy, pairs: Pairs) -> Bools:
     if gate.regime is None:
         return np.ones(len(pairs), dtype=bool)
     wanted = regime_names(policy.regimes).index(gate.regime)
-    found = np.searchsorted(policy.regimes, pairs.prompt_tokens, side="right")
-    return np.asarray(found == wanted, dtype=bool)
+    ends = (-1, *policy.regimes, np.iinfo(np.int64).max)
+    tokens = pairs.prompt_tokens
+    return (ends[wanted] <= tokens) & (tokens < ends[wanted + 1])

@@ -200,7 +200,7 @@ def control_rows(
     for gates in questions(policy):
         for way, pairs in zip(_WAYS, (worse, better), strict=True):
             for gate in gates:
-                rows = rows_of(gate, policy, pairs, own=own, unit=unit)
+                rows = rows_of(gate, policy, pairs, own, unit)
                 yield _name(gate, way), rows
             if gates[0].quantile:
                 rows = _single_rows(gates[0], pairs, unit)
@@ -212,7 +212,7 @@ def _single_rows(gate: Gate, pairs: Pairs, unit: Ints) -> Rows:
     bin of its own ratio; 1 where both failed."""
     a, b, measured = timings(gate, pairs)
     slower = b > ratio_of(gate) * a
-    rows = request_rows(pairs, unit, ~slower, slower, measured)
+    rows = request_rows(pairs, unit, ~slower, slower, scope=measured)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = np.where(a == b, 1.0, b / a)[measured]
     return {**rows, "ratio": bins_of(ratios)}

@@ -146,8 +146,8 @@ def _by_block(
     first = near - _WINDOW
     counts = counts_by_block(ratios, units, len(requests), first, 2 * _WINDOW)
     threshold = math.log(1 / alpha)
-    few = log_mean_exp(bet(counts, requests, below(0.5))) >= threshold
-    many = log_mean_exp(bet(counts, requests, above(0.5))) >= threshold
+    fewer, more = bet(counts, requests, below(0.5), above(0.5))
+    few, many = log_mean_exp(fewer) >= threshold, log_mean_exp(more) >= threshold
     lower = first + int(np.flatnonzero(few)[-1]) if few.any() else None
     upper = first + int(np.flatnonzero(many)[0]) if many.any() else None
     return lower, upper

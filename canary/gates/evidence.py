@@ -33,12 +33,14 @@ class Evidence:
 
     Args:
         policy: Says what its gates count.
-        heaviest: The largest weight that any request is stored with.
+        weights: The least and the largest weight that any request is stored with.
     """
 
-    def __init__(self, policy: Policy, *, heaviest: float = 1.0) -> None:
+    def __init__(
+        self, policy: Policy, *, weights: tuple[float, float] = (1.0, 1.0)
+    ) -> None:
         self._policy = policy
-        self.heaviest = heaviest
+        self.weights = weights
         rules = policy.decision
         self.length_s = rules.look_every_s if rules.by_request else BASE_BLOCK_S
         self._sessions = SessionBlocks(self.length_s, policy.traffic.timeout_s)
@@ -70,16 +72,15 @@ class Evidence:
     def _fold_gates(self, pairs: Pairs, own: Ints, unit: Ints) -> None:
         """Gates on all traffic count a fair share of what was sampled unequally; all of
         it, with its weights, goes into an estimate beside."""
-        fair = None
-        if np.any(pairs.weight != self.heaviest):
-            fair = fair_share(pairs, self.heaviest)
+        lightest, heaviest = self.weights
+        fair = fair_share(pairs, heaviest) if lightest < heaviest else None
         for gate in self._policy.gates:
-            rows = rows_of(gate, self._policy, pairs, own=own, unit=unit)
+            known, at = pairs, (own, unit)
             if fair is not None and gate.regime is None and gate.metric != "accuracy":
+                rows = rows_of(gate, self._policy, pairs, *at, weighed=True)
                 self.strand(weighted(gate.name)).add(rows)
-                some = pairs.where(fair)
-                rows = rows_of(gate, self._policy, some, own=own[fair], unit=unit[fair])
-            self.strand(gate.name).add(rows)
+                known, at = pairs.where(fair), (own[fair], unit[fair])
+            self.strand(gate.name).add(rows_of(gate, self._policy, known, *at))
 
     def _fold_control(self, control: Pairs) -> None:
         own = unit = block_of(control.arrived_s, self.length_s)
@@ -112,7 +113,7 @@ class Evidence:
         facts = {
             "schema": SCHEMA,
             "policy_sha256": self._policy.sha256,
-            "heaviest": self.heaviest,
+            "weights": self.weights,
             **{kind: getattr(self, kind) for kind in _FACTS},
         }
         columns["facts"] = np.array(json.dumps(facts, sort_keys=True))
@@ -138,7 +139,7 @@ def read_evidence(policy: Policy, content: bytes) -> Evidence:
             f"this evidence was folded for another policy than {policy.name}, or by "
             "another version; fold the observations again"
         )
-    evidence = Evidence(policy, heaviest=facts["heaviest"])
+    evidence = Evidence(policy, weights=tuple(facts["weights"]))
     rows: dict[str, Rows] = {}
     for key, values in read.items():
         name, _, column = key.rpartition("|")
@@ -155,12 +156,12 @@ def merged(policy: Policy, shards: Sequence[Evidence]) -> Evidence:
     """Return what all shards hold together; sessions may not span several.
 
     Raises:
-        ValueError: They were folded with different heaviest weights.
+        ValueError: They were folded with different weights.
     """
-    weights = {shard.heaviest for shard in shards}
+    weights = {shard.weights for shard in shards}
     if len(weights) > 1:
-        raise ValueError(f"shards differ in their heaviest weight: {sorted(weights)}")
-    whole = Evidence(policy, heaviest=weights.pop() if weights else 1.0)
+        raise ValueError(f"shards differ in the weights they know: {sorted(weights)}")
+    whole = Evidence(policy, weights=weights.pop() if weights else (1.0, 1.0))
     for shard in shards:
         for name, strand in shard.strands.items():
             whole.strand(name).extend(strand)

@@ -8,10 +8,20 @@ confidence set for the baseline's quantile that the looks have arrived at.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
 
 from canary.evidence.blocks import Ints
 from canary.stats.betting import log_mean_exp
-from canary.stats.block_cells import above, below, bet, counts_by_block, difference
+from canary.stats.block_cells import (
+    Gain,
+    above,
+    below,
+    bet,
+    counts_by_block,
+    difference,
+)
 from canary.stats.cells import Geometry, counts_up_to, stake_mixture
 from canary.stats.grid import STEP
 from canary.stats.request_cells import share_log_e
@@ -20,7 +30,7 @@ from canary.stats.sign import sign_log_e
 _FARTHEST = round(math.log(10_000) / STEP)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(kw_only=True)
 class Question:
     """Pairs of bins, and where the baseline's quantile is.
 
@@ -41,48 +51,64 @@ class Question:
 
     def hold(self, shift: int) -> float:
         """Return the evidence that the candidate's quantile is at most so far above."""
-        geometry = self._geometry(shift)
-        a = geometry.baseline(self.baseline) - 1
-        b = geometry.candidate_hold(self.candidate)
-        return self._least(gaining=b, losing=a, more=True)
+        b = self._geometry(shift).candidate_hold(self.candidate)
+        if self.unit is None or self.requests is None:
+            return self._by_request(gaining=b, losing=self._points - 1, more=True)
+        counts = self._counts(b, self.unit, self.requests)
+        return self._by_block(
+            counts - self._counted[:, 1:], counts, self.requests, above(self.p)
+        )
 
     def broken(self, shift: int) -> float:
         """Return the evidence that the candidate's quantile is farther above."""
-        geometry = self._geometry(shift)
-        a = geometry.baseline(self.baseline)
-        b = geometry.candidate_broken(self.candidate) - 1
-        return self._least(gaining=a, losing=b, more=False)
+        b = self._geometry(shift).candidate_broken(self.candidate) - 1
+        if self.unit is None or self.requests is None:
+            return self._by_request(gaining=self._points, losing=b, more=False)
+        counts = self._counts(b, self.unit, self.requests)
+        return self._by_block(
+            self._counted[:, :-1] - counts, counts, self.requests, below(self.p)
+        )
+
+    @cached_property
+    def _points(self) -> Ints:
+        return self._geometry(0).baseline(self.baseline)
+
+    @cached_property
+    def _counted(self) -> Ints:
+        """How many of the baseline's are at most each grid point, per block."""
+        if self.unit is None or self.requests is None:
+            raise ValueError("requests are in no blocks")
+        cells = self.last - self.first + 1
+        return counts_by_block(
+            self._points, self.unit, len(self.requests), self.first, cells
+        )
 
     def _geometry(self, shift: int) -> Geometry:
         return Geometry(width=self.width, hold_shift=shift, broken_shift=shift)
 
-    def _least(self, *, gaining: Ints, losing: Ints, more: bool) -> float:
+    def _by_request(self, *, gaining: Ints, losing: Ints, more: bool) -> float:
         cells = self.last - self.first
-        if self.unit is None or self.requests is None:
-            won, lost, both = (
-                counts_up_to(points, self.first, cells).astype(float)
-                for points in (gaining, losing, _larger(gaining, losing))
-            )
-            paired = sign_log_e(won - both, lost - both)
-            inside, n = won if more else lost, len(self.baseline)
-            single = share_log_e(inside, n - inside, p=self.p, more=more)
-        else:
-            won, lost = (
-                counts_by_block(
-                    points, self.unit, len(self.requests), self.first, cells
-                )
-                for points in (gaining, losing)
-            )
-            paired = log_mean_exp(bet(won - lost, self.requests, difference))
-            if not self.discrete:
-                return float(paired.min())
-            gain = above(self.p) if more else below(self.p)
-            single = log_mean_exp(bet(won if more else lost, self.requests, gain))
+        won, lost, both = (
+            counts_up_to(points, self.first, cells).astype(float)
+            for points in (gaining, losing, np.maximum(gaining, losing))
+        )
+        paired = sign_log_e(won - both, lost - both)
+        inside, n = won if more else lost, len(self.baseline)
+        single = share_log_e(inside, n - inside, p=self.p, more=more)
         return float(stake_mixture(paired, single if self.discrete else None).min())
 
+    def _counts(self, points: Ints, unit: Ints, requests: Ints) -> Ints:
+        cells = self.last - self.first
+        return counts_by_block(points, unit, len(requests), self.first, cells)
 
-def _larger(a: Ints, b: Ints) -> Ints:
-    return a * (a >= b) + b * (b > a)
+    def _by_block(
+        self, differences: Ints, inside: Ints, requests: Ints, gain: Gain
+    ) -> float:
+        paired = log_mean_exp(bet(differences, requests, difference)[0])
+        if not self.discrete:
+            return float(paired.min())
+        single = log_mean_exp(bet(inside, requests, gain)[0])
+        return float(stake_mixture(paired, single).min())
 
 
 def bounds(

@@ -8,7 +8,7 @@ import numpy as np
 from canary.decision import GateResult, GateStatus
 from canary.evidence.blocks import Ints
 from canary.evidence.strands import Rows, Strand
-from canary.gates.calendar import Calendar, counting_rows
+from canary.gates.calendar import Calendar, counting_rows, runs_of
 from canary.gates.common import Weight, no_evidence
 from canary.gates.ratio_bounds import Question, bounds
 from canary.gates.rows import DISCRETE
@@ -86,7 +86,7 @@ class RatioScale:
         points = np.sort(self._geometry.baseline(a))
         self._centre = int(points[math.ceil(self._p * len(points)) - 1])
         inside, differences = self._at_centre(a, b)
-        _, index = np.unique(rows["block"], return_inverse=True)
+        _, index = runs_of(rows["block"])
         sums = [
             np.bincount(index, values) for values in (differences, inside - self._p)
         ]
@@ -114,9 +114,7 @@ class RatioScale:
             raise ValueError("without blocks there is no block to bet on")
         a, b = _bins(rows)
         block = np.asarray(rows["block"], np.int64)
-        _, first, index = np.unique(
-            calendar.unit_of(block), return_index=True, return_inverse=True
-        )
+        first, index = runs_of(calendar.unit_of(block))
         requests = np.bincount(index)
         cells.add(
             Units(

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from canary.evidence.blocks import Ints
-from canary.evidence.pairs import Bools, Pairs
+from canary.evidence.pairs import Bools, Floats, Pairs
 from canary.evidence.strands import Rows
 from canary.gates.common import in_regime, timings
 from canary.policy.model import Gate, Policy
@@ -41,7 +41,9 @@ def score_rows(gate: Gate, policy: Policy, pairs: Pairs, block: Ints) -> Rows:
     }
 
 
-def share_rows(gate: Gate, policy: Policy, pairs: Pairs, block: Ints) -> Rows:
+def share_rows(
+    gate: Gate, policy: Policy, pairs: Pairs, block: Ints, *, weighed: bool = False
+) -> Rows:
     """Return a row per request: whether each arm did badly.
 
     Badly: failed, was slower than a limit, or (the candidate) didn't give the
@@ -58,21 +60,35 @@ def share_rows(gate: Gate, policy: Policy, pairs: Pairs, block: Ints) -> Rows:
         scope &= measured
         limit_s = gate.over_s if gate.over_s is not None else math.inf
         a, b = baseline > limit_s, candidate > limit_s
-    return request_rows(pairs, block, a, b, scope)
+    return request_rows(pairs, block, a, b, scope=scope, weighed=weighed)
 
 
 def request_rows(
-    pairs: Pairs, block: Ints, a: Bools | Ints, b: Bools | Ints, scope: Bools
+    pairs: Pairs,
+    block: Ints,
+    a: Bools | Floats,
+    b: Bools | Floats,
+    *,
+    scope: Bools,
+    weighed: bool = False,
 ) -> Rows:
-    """Return a row per request in scope: two numbers and, if they differ, weights."""
-    columns = {"block": block, "a": a, "b": b}
-    weight = pairs.weight
-    if len(weight) and weight.min() != weight.max():
-        columns["weight"] = np.rint(weight * STEPS)
-    return {name: column[scope].astype(np.int32) for name, column in columns.items()}
+    """Return a row per request in scope: two numbers and, if asked for, its weight.
+
+    Times and sizes become bins; whether something went badly becomes 0 or 1.
+    """
+    values = {"a": a[scope], "b": b[scope]}
+    columns = {"block": block[scope]} | {
+        name: value if value.dtype == bool else bins_of(value)
+        for name, value in values.items()
+    }
+    if weighed:
+        columns["weight"] = np.rint(pairs.weight[scope] * STEPS)
+    return {name: column.astype(np.int32) for name, column in columns.items()}
 
 
-def bin_rows(gate: Gate, policy: Policy, pairs: Pairs, block: Ints) -> Rows:
+def bin_rows(
+    gate: Gate, policy: Policy, pairs: Pairs, block: Ints, *, weighed: bool = False
+) -> Rows:
     """Return a row per request: the bins of both arms' values."""
     scope = in_regime(gate, policy, pairs)
     column = DISCRETE.get(gate.metric)
@@ -82,8 +98,7 @@ def bin_rows(gate: Gate, policy: Policy, pairs: Pairs, block: Ints) -> Rows:
         a, b = getattr(pairs.baseline, column), getattr(pairs.candidate, column)
         measured = pairs.timed & ~np.isnan(a) & ~np.isnan(b)
     scope &= measured
-    a, b = np.where(scope, a, 0.0), np.where(scope, b, 0.0)
-    return request_rows(pairs, block, bins_of(a), bins_of(b), scope)
+    return request_rows(pairs, block, a, b, scope=scope, weighed=weighed)
 
 
 def fair_share(pairs: Pairs, heaviest: float) -> Bools:

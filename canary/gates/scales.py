@@ -27,7 +27,15 @@ def scale_of(gate: Gate, policy: Policy, strand: Strand, *, harm_alpha: float) -
     return RatioScale(gate, policy, strand, harm_alpha=harm_alpha)
 
 
-def rows_of(gate: Gate, policy: Policy, pairs: Pairs, *, own: Ints, unit: Ints) -> Rows:
+def rows_of(
+    gate: Gate,
+    policy: Policy,
+    pairs: Pairs,
+    own: Ints,
+    unit: Ints,
+    *,
+    weighed: bool = False,
+) -> Rows:
     """Return the rows that a gate counts.
 
     Args:
@@ -36,9 +44,10 @@ def rows_of(gate: Gate, policy: Policy, pairs: Pairs, *, own: Ints, unit: Ints) 
         pairs: All pairs.
         own: The base block in which each arrived.
         unit: The base block in which each counts, which is that of its session.
+        weighed: With the weight that each request of traffic was stored with.
     """
     if gate.metric == "accuracy":
         return score_rows(gate, policy, pairs, own)
     if gate.max_ratio is None:
-        return share_rows(gate, policy, pairs, unit)
-    return bin_rows(gate, policy, pairs, unit)
+        return share_rows(gate, policy, pairs, unit, weighed=weighed)
+    return bin_rows(gate, policy, pairs, unit, weighed=weighed)

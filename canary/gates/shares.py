@@ -11,7 +11,7 @@ import numpy as np
 from canary.decision import GateResult, GateStatus
 from canary.evidence.blocks import Ints
 from canary.evidence.strands import Rows, Strand
-from canary.gates.calendar import Calendar, counting_rows
+from canary.gates.calendar import Calendar, counting_rows, runs_of
 from canary.gates.common import Weight, no_evidence
 from canary.gates.differences import Means, difference_result, margin_of
 from canary.policy.model import Gate, Policy
@@ -64,7 +64,7 @@ class ShareScale:
         rows = calendar.calibration(self._strand, closed)
         if rows is None:
             return False
-        _, index = np.unique(rows["block"], return_inverse=True)
+        _, index = runs_of(rows["block"])
         sums = np.bincount(index, (rows["a"] - rows["b"]).astype(np.float64))
         calendar.begin(np.array([sums]), np.bincount(index))
         return True
@@ -75,9 +75,7 @@ class ShareScale:
         if calendar is None:
             raise ValueError("without blocks there is no block to bet on")
         block, a, b = np.asarray(rows["block"], np.int64), rows["a"], rows["b"]
-        _, first, index = np.unique(
-            calendar.unit_of(block), return_index=True, return_inverse=True
-        )
+        first, index = runs_of(calendar.unit_of(block))
         requests = np.bincount(index)
         a_mean = np.bincount(index, a) / requests
         b_mean = np.bincount(index, b) / requests

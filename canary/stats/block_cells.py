@@ -109,8 +109,9 @@ class BlockCells:
             return
         a, b_hold, b_broken = self._counts(units)
         requests = units.requests
-        self._above += bet(a, requests, below(self._p))
-        self._below += bet(a, requests, above(self._p))
+        fewer, more = bet(a, requests, below(self._p), above(self._p))
+        self._above += fewer
+        self._below += more
         hold = b_hold[:, :-1]
         self._hold.add(hold - a[:, 1:], hold, requests, above(self._p))
         broken = b_broken[:, 1:]
@@ -224,9 +225,9 @@ class _Stakes:
     def add(
         self, differences: Ints, inside: Ints, requests: Ints, single: Gain
     ) -> None:
-        self.paired += bet(differences, requests, difference)
+        self.paired += bet(differences, requests, difference)[0]
         if self.single is not None:
-            self.single += bet(inside, requests, single)
+            self.single += bet(inside, requests, single)[0]
 
     def keep(self, cut: slice) -> None:
         self.paired = self.paired[cut]
@@ -285,33 +286,35 @@ def counts_by_block(
     return np.cumsum(flat.reshape(blocks, cells + 1)[:, :cells], axis=1)
 
 
-def bet(counts: Ints, requests: Ints, gain: Gain) -> Floats:
-    """Return what blocks add to the log wealth, shape (cells, shares).
+def bet(counts: Ints, requests: Ints, *gains: Gain) -> list[Floats]:
+    """Return what blocks add to the log wealth of each bet, shape (cells, shares).
 
     Args:
         counts: Whole numbers per block and cell, shape (blocks, cells).
         requests: How many requests each block has, shape (blocks,).
-        gain: Of a bet of everything.
+        gains: Of a bet of everything.
 
     Blocks with equal numbers gain alike: each different pair of numbers is worked out
     once.
     """
-    sizes, size = np.unique(requests, return_inverse=True)
+    sizes = np.flatnonzero(np.bincount(requests))
+    size = np.searchsorted(sizes, requests)
     low = int(counts.min())
     width = int(counts.max()) - low + 1
-    code = size[:, None] * width + (counts - low)
+    code = counts + (size * width - low)[:, None]
     kinds, cells = len(sizes) * width, counts.shape[1]
-    gained = np.empty((cells, len(SHARES)))
+    gained = [np.empty((cells, len(SHARES))) for _ in gains]
     step = max(_COUNTERS_AT_ONCE // kinds, 1)
     for start in range(0, cells, step):
         part = code[:, start : start + step]
-        offsets = kinds * np.arange(part.shape[1])
-        tally = np.bincount(
-            (part + offsets).ravel(), minlength=kinds * part.shape[1]
-        ).reshape(part.shape[1], kinds)
+        there = part.shape[1]
+        flat = (part + kinds * np.arange(there)).ravel()
+        tally = np.bincount(flat, minlength=kinds * there).reshape(there, kinds)
         used = np.flatnonzero(tally.any(axis=0))
+        often = tally[:, used].astype(np.float64)
         values = (used % width + low).astype(np.float64)
-        of_all = gain(values, sizes[used // width].astype(np.float64))
-        factors = np.log1p(of_all[:, None] * SHARES)
-        gained[start : start + step] = tally[:, used].astype(np.float64) @ factors
+        of = sizes[used // width].astype(np.float64)
+        for gain, found in zip(gains, gained, strict=True):
+            factors = np.log1p(gain(values, of)[:, None] * SHARES)
+            found[start : start + there] = often @ factors
     return gained

@@ -2,7 +2,7 @@ import pytest
 
 from canary.errors import ObservationError
 from canary.evidence.observation import to_table
-from canary.evidence.pairs import pair_up
+from canary.evidence.pairs import arms_in, check_arms, pair_up
 from canary.testing import observe
 
 
@@ -95,8 +95,10 @@ def test_missing_answers_are_counted_up_to_the_last_pair():
 
 def test_an_arm_that_is_not_there_is_named():
     """Observations of other arms are refused with the arms that they have."""
+    table = to_table(observe(arm="dense", arrived_s=[0.0]))
+
     with pytest.raises(ObservationError, match="expected an arm named 'sparse' or"):
-        pairs_of(observe(arm="dense", arrived_s=[0.0]))
+        check_arms(arms_in(table), baseline="dense", candidate="sparse")
 
 
 def test_arms_may_go_by_their_role():
@@ -114,6 +116,7 @@ def test_units_fall_back_from_group_to_session_to_request():
     columns = {
         "group": ["g", None, None],
         "session_id": ["s", "s", None],
+        "score": 1.0,
     }
     pairs = pairs_of(
         observe(arm="dense", arrived_s=[0.0, 1.0, 2.0], **columns),
