@@ -131,6 +131,8 @@ class Assessment:
             broken = weight.log_e_broken >= threshold or (
                 rolled_back and weight.log_e_broken == strongest
             )
+            if weight.broken is not None:
+                broken = weight.broken
             status = status_of(weight, broken=broken)
             result = scale.describe(weight, status)
             results.append(with_weights(result, gate, self._evidence))
@@ -165,7 +167,9 @@ def _verdict(
     rules = policy.decision
     if not valid:
         return Verdict.INVALID
-    if log_e_rollback >= threshold_rollback(policy):
+    if log_e_rollback >= threshold_rollback(policy) or any(
+        weight.broken for weight in weights
+    ):
         return Verdict.ROLLBACK
     enough = pairs >= rules.min_pairs and elapsed_s >= rules.min_duration_s
     if enough and all(weight.holds for weight in weights):

@@ -189,7 +189,10 @@ class _Folding:
 
 
 def _look_times(policy: Policy, end_s: float) -> list[float]:
-    """Every `look_every`, and one where the evidence ends, also of nothing."""
+    """Every `look_every`, and one where the evidence ends, also of nothing; that one
+    alone in `mode: fixed`."""
+    if policy.decision.mode == "fixed":
+        return [end_s]
     every_s = policy.decision.look_every_s
     times = [every_s * k for k in range(1, math.ceil(end_s / every_s))]
     return [*times, end_s]
@@ -240,7 +243,9 @@ def describe_look(
 
 
 def _over(policy: Policy, elapsed_s: float, ended: Ended | None) -> bool:
-    return ended is not None or elapsed_s >= policy.decision.max_duration_s
+    rules = policy.decision
+    once = rules.mode == "fixed"  # whoever asks for its one look says that it is over
+    return once or ended is not None or elapsed_s >= rules.max_duration_s
 
 
 def _because(

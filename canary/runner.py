@@ -6,6 +6,7 @@ queue of each arm alone over the service times that were measured: an arm starts
 request when it arrives, or when its own previous one ends.
 """
 
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -107,7 +108,10 @@ class _Watch:
 
     @property
     def next_look_s(self) -> float:
-        return self.policy.decision.look_every_s * (len(self.looks) + 1)
+        rules = self.policy.decision
+        if rules.mode == "fixed":  # looks once, at the end: the judge's look
+            return math.inf
+        return rules.look_every_s * (len(self.looks) + 1)
 
     @property
     def arms(self) -> set[str]:

@@ -15,7 +15,8 @@ class Weight:
     """The evidence about one limit: ln of the e-values, and when it counts as shown.
 
     `insufficient` says why the evidence can't bound anything yet; None when it can.
-    `more_would_help` is whether more of the same could cure that.
+    `more_would_help` is whether more of the same could cure that. `held` and `broken`
+    are what a single look found where there are no e-values (`canary.gates.fixed`).
     """
 
     log_e_hold: float
@@ -23,11 +24,17 @@ class Weight:
     threshold_hold: float
     insufficient: str | None = None
     more_would_help: bool = True
+    held: bool | None = None
+    broken: bool | None = None
 
     @property
     def holds(self) -> bool:
         """Whether the limit is shown to hold."""
-        return self.insufficient is None and self.log_e_hold >= self.threshold_hold
+        if self.insufficient is not None:
+            return False
+        if self.held is not None:
+            return self.held
+        return self.log_e_hold >= self.threshold_hold
 
 
 class Scale(Protocol):
@@ -56,6 +63,21 @@ def no_evidence(
         threshold_hold=threshold_hold,
         insufficient=reason,
         more_would_help=more_would_help,
+    )
+
+
+LOAD_LIMIT = 0.9
+"""Above this share of busy time a queue says more about the load than the variant."""
+
+
+def overloaded(gate: Gate, load: float | None) -> str | None:
+    """Return why a queue, not the variant, would decide; None where it wouldn't."""
+    queued = gate.max_ratio is not None and gate.metric in ("ttft", "latency")
+    if not queued or load is None or load <= LOAD_LIMIT:
+        return None
+    return (
+        f"the baseline is busy {load:.0%} of the time, over {LOAD_LIMIT:.0%}: "
+        "its queue, not the variant, would decide; lower traffic.speed"
     )
 
 

@@ -9,7 +9,7 @@ from canary.decision import GateResult, GateStatus
 from canary.evidence.blocks import Ints
 from canary.evidence.strands import Rows, Strand
 from canary.gates.calendar import Calendar, counting_rows, runs_of
-from canary.gates.common import Weight, no_evidence
+from canary.gates.common import Weight, no_evidence, overloaded
 from canary.gates.ratio_bounds import Question, bounds
 from canary.gates.rows import DISCRETE
 from canary.policy.model import Gate, Policy
@@ -21,9 +21,6 @@ from canary.stats.dependence import effective_units
 from canary.stats.grid import INFINITE_BIN, upper_ends
 from canary.stats.onset import stretch_of
 from canary.stats.request_cells import RequestCells
-
-LOAD_LIMIT = 0.9
-"""Above this share of busy time a queue says more about the load than the variant."""
 
 SET_SHARE = 0.1
 """Of alpha: what the confidence set for the baseline's quantile may miss with."""
@@ -142,13 +139,9 @@ class RatioScale:
         """
         alpha = self._policy.decision.alpha
         threshold = math.log(1 / (alpha - SET_SHARE * alpha))
-        queued = self._gate.metric in ("ttft", "latency")
-        if queued and load is not None and load > LOAD_LIMIT:
-            reason = (
-                f"the baseline is busy {load:.0%} of the time, over {LOAD_LIMIT:.0%}: "
-                "its queue, not the variant, would decide; lower traffic.speed"
-            )
-            return no_evidence(reason, threshold, more_would_help=False)
+        queued = overloaded(self._gate, load)
+        if queued is not None:
+            return no_evidence(queued, threshold, more_would_help=False)
         look = self._look()
         if look.hold is None:
             return no_evidence(self._why_no_set(), threshold)
@@ -205,7 +198,7 @@ class RatioScale:
         """Return the gate's result; what has no finite value is None."""
         rows = counting_rows(self._strand, self._calendar)
         a, b = _bins(rows) if rows else (np.empty(0, np.int64),) * 2
-        a_bin, b_bin = _quantile(a, self._p), _quantile(b, self._p)
+        a_bin, b_bin = sample_quantile(a, self._p), sample_quantile(b, self._p)
         known = a_bin is not None and b_bin is not None
         estimate = lower = upper = None
         if a_bin is not None and b_bin is not None:
@@ -328,8 +321,8 @@ def _bins(rows: Rows) -> tuple[Ints, Ints]:
     return np.asarray(rows["a"], np.int64), np.asarray(rows["b"], np.int64)
 
 
-def _quantile(bins: Ints, p: float) -> int | None:
-    """The least bin that a share of at least `p` doesn't exceed; None if infinite."""
+def sample_quantile(bins: Ints, p: float) -> int | None:
+    """Return the least bin that a share of `p` doesn't exceed; None if infinite."""
     if not len(bins):
         return None
     found = int(np.quantile(bins, p, method="inverted_cdf"))

@@ -4,6 +4,7 @@ from canary.evidence.blocks import Ints
 from canary.evidence.pairs import Pairs
 from canary.evidence.strands import Rows, Strand
 from canary.gates.common import Scale
+from canary.gates.fixed import FixedScale
 from canary.gates.ratios import RatioScale
 from canary.gates.rows import bin_rows, score_rows, share_rows
 from canary.gates.scores import ScoreScale
@@ -20,6 +21,8 @@ def scale_of(gate: Gate, policy: Policy, strand: Strand, *, harm_alpha: float) -
         strand: Its rows.
         harm_alpha: What all gates' confidence sets for a quantile may share.
     """
+    if policy.decision.mode == "fixed":
+        return FixedScale(gate, policy, strand)
     if gate.metric == "accuracy":
         return ScoreScale(gate, policy, strand)
     if gate.max_ratio is None:

@@ -31,24 +31,24 @@ class ScoreScale:
 
     def __init__(self, gate: Gate, policy: Policy, strand: Strand) -> None:
         self._gate, self._policy, self._strand = gate, policy, strand
-        self._tally = ValueTally(-margin_of(gate), SHARES)
-        self._means = Means()
+        self.tally = ValueTally(-margin_of(gate), SHARES)
+        self.means = Means()
         self._groups: dict[str, list[int]] = {}
-        self._items = 0
+        self.items = 0
 
     def advance(self, closed: int | None) -> None:
         """Take the evidence of all base blocks before `closed`, of all if None."""
         rows = self._strand.take(closed)
         if rows is None:
             return
-        self._items += len(rows["block"])
+        self.items += len(rows["block"])
         block, sums = self._completed(rows)
         if not len(block):
             return
         items, a, b = sums.astype(np.float64).T
         a_mean, b_mean = a / items / STEPS, b / items / STEPS
-        self._tally.add(b_mean - a_mean, stretch_of(block))
-        self._means.add(a_mean, b_mean)
+        self.tally.add(b_mean - a_mean, stretch_of(block))
+        self.means.add(a_mean, b_mean)
 
     def _completed(self, rows: Rows) -> tuple[Ints, Ints]:
         """Return the base block in which each complete group was completed, with its
@@ -78,16 +78,16 @@ class ScoreScale:
         """Return the evidence so far; the load doesn't matter to it."""
         del load
         threshold = math.log(1 / self._policy.decision.alpha)
-        if not self._means.units:
+        if not self.means.units:
             told = "both arms have answered nothing that it counts"
             return no_evidence(told, threshold)
-        baseline = self._means.baseline
+        baseline = self.means.baseline
         if baseline <= margin_of(self._gate):
             told = f"the baseline itself is right on only {baseline:.1%}, nothing to"
             return no_evidence(f"{told} lose", threshold, more_would_help=False)
         return Weight(
-            log_e_hold=self._tally.log_e_hold(),
-            log_e_broken=self._tally.log_e_broken(),
+            log_e_hold=self.tally.log_e_hold(),
+            log_e_broken=self.tally.log_e_broken(),
             threshold_hold=threshold,
         )
 
@@ -98,7 +98,7 @@ class ScoreScale:
             self._policy,
             weight,
             status,
-            tally=self._tally,
-            means=self._means,
-            requests=self._items,
+            tally=self.tally,
+            means=self.means,
+            requests=self.items,
         )
