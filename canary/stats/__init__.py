@@ -6,6 +6,7 @@ from canary.stats.betting import (
     paired_log_e,
     paired_mean_bounds,
 )
+from canary.stats.bootstrap import block_ratio_bounds, cluster_mean_bounds
 from canary.stats.finite import finite_log_e, finite_mean_bounds
 from canary.stats.fixed import mcnemar_exact, tango_interval
 from canary.stats.multiple import e_bh, harm_mixture, holm
@@ -17,6 +18,8 @@ from canary.stats.ranks import quantile_ranks, share_bounds
 __all__ = [
     "betting_log_e",
     "betting_mean_bounds",
+    "block_ratio_bounds",
+    "cluster_mean_bounds",
     "e_bh",
     "finite_log_e",
     "finite_mean_bounds",

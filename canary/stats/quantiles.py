@@ -113,6 +113,17 @@ def paired_threshold(alpha: float) -> float:
     return log_threshold(alpha - set_alpha(alpha))
 
 
+def checked_pairs(baseline: ArrayLike, candidate: ArrayLike) -> tuple[Floats, Floats]:
+    """Return both arms' values as floats, known to be paired and at least 0."""
+    a = np.asarray(baseline, dtype=np.float64)
+    b = np.asarray(candidate, dtype=np.float64)
+    if a.ndim != 1 or a.shape != b.shape:
+        raise ValueError(f"expected two flat arrays: {a.shape} and {b.shape}")
+    if not (np.all(a >= 0) and np.all(b >= 0)):
+        raise ValueError("values must be at least 0 and not NaN")
+    return a, b
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Pairs:
     """Two arms' values on the same requests, with each arm's values in order too."""
@@ -125,12 +136,7 @@ class Pairs:
     @classmethod
     def of(cls, baseline: ArrayLike, candidate: ArrayLike) -> "Pairs":
         """Check and sort the values of both arms, shape (n,) each."""
-        a = np.asarray(baseline, dtype=np.float64)
-        b = np.asarray(candidate, dtype=np.float64)
-        if a.ndim != 1 or a.shape != b.shape:
-            raise ValueError(f"expected two flat arrays: {a.shape} and {b.shape}")
-        if not (np.all(a >= 0) and np.all(b >= 0)):
-            raise ValueError("values must be at least 0 and not NaN")
+        a, b = checked_pairs(baseline, candidate)
         return cls(
             baseline=a,
             candidate=b,
