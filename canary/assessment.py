@@ -51,6 +51,7 @@ class Assessment:
                 policy,
                 evidence.strand(gate.name),
                 harm_alpha=policy.decision.harm_alpha / max(sharing, 1),
+                questions=evidence.questions,
             )
             for gate in policy.gates
         ]

@@ -7,14 +7,14 @@ import json
 import socket
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from canary.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from canary.decision import Decision
     from canary.evidence.journal import RunFolder
@@ -203,9 +203,25 @@ def _decide(paths: "Sequence[Path]", policies: "Sequence[Policy]") -> "list[Deci
             ended=ended_together(
                 [ended_of(record, one.name, one.sha256) for record in records]
             ),
+            questions=_questions(one, records),
         )
         for one in policies
     ]
+
+
+def _questions(
+    policy: "Policy", records: "Sequence[Mapping[str, Any]]"
+) -> dict[str, int]:
+    """How many questions a validation set holds, as a run or else its files say."""
+    from canary.traffic.validation import groups_by_task, read_validation
+
+    known = [record["questions"] for record in records if "questions" in record]
+    if known or policy.decision.inference != "set":
+        return {task: count for found in known for task, count in found.items()}
+    paths = [Path(path) for path in policy.validation]
+    if not all(path.exists() for path in paths):
+        return {}
+    return groups_by_task(read_validation(paths))
 
 
 def _print_comparison(

@@ -286,6 +286,7 @@ def conclude(folder: RunFolder, policies: Sequence[Policy]) -> tuple[Decision, .
                 observations,
                 run=record["run"],
                 ended=ended_of(record, policy.name, policy.sha256),
+                questions=record.get("questions"),
                 repeat=_repeat(record),
             ),
             override=overrides.get(policy.name),

@@ -6,7 +6,7 @@ first final one stands; rollback beats promote. See README, "How the verdict is 
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -42,6 +42,7 @@ def judge(
     *,
     run: str,
     ended: Ended | None = None,
+    questions: Mapping[str, int] | None = None,
     repeat: dict[str, Any] | None = None,
 ) -> Decision:
     """Return the decision document of `policy` on `observations`.
@@ -52,13 +53,14 @@ def judge(
             a table, or parts of whole sessions that can be gone through twice.
         run: The run's name, for the document.
         ended: Why no more evidence will come; None while it may.
+        questions: How many groups each task's questions are (`inference: set`).
         repeat: What is needed to repeat the run; goes into the document as it is.
 
     Raises:
         ObservationError: The observations don't hold both arms.
     """
     parts = [observations] if isinstance(observations, pa.Table) else observations
-    evidence, end_s = fold(policy, parts, ended=ended)
+    evidence, end_s = fold(policy, parts, ended=ended, questions=questions)
     return judge_evidence(
         policy, evidence, end_s=end_s, run=run, ended=ended, repeat=repeat
     )
@@ -100,7 +102,11 @@ def judge_evidence(
 
 
 def fold(
-    policy: Policy, parts: Iterable[pa.Table], *, ended: Ended | None
+    policy: Policy,
+    parts: Iterable[pa.Table],
+    *,
+    ended: Ended | None,
+    questions: Mapping[str, int] | None = None,
 ) -> tuple[Evidence, float]:
     """Return the evidence about a policy, and when it ends in the run's own time.
 
@@ -119,6 +125,7 @@ def fold(
         if end_s is None:
             end_s = folding.end_s(ended)
         if folding.weights == weights and folding.last_s < end_s:
+            folding.evidence.questions |= questions or {}
             return folding.evidence, end_s
         weights, limit_s = folding.weights, min(limit_s, end_s)
 

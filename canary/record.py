@@ -17,7 +17,7 @@ from canary.policy.model import Policy
 from canary.runner import INTERRUPTED
 from canary.traffic.formats import Trace
 from canary.traffic.request import Plan
-from canary.traffic.validation import ValidationSet
+from canary.traffic.validation import ValidationSet, groups_by_task
 
 SCHEMA = "canary.run/1"
 
@@ -66,6 +66,7 @@ def new_record(
         },
         "source": _source(trace),
         "validation": [_validation(one) for one in validation],
+        "questions": groups_by_task(validation),
         "arms": {name: dict(described) for name, described in arms.items()},
         "policies": {policy.name: policy.sha256 for policy in policies},
     }

@@ -102,8 +102,8 @@ class _Watch:
     folded: int = 0
 
     @classmethod
-    def over(cls, policy: Policy) -> "_Watch":
-        evidence = Evidence(policy)
+    def over(cls, policy: Policy, questions: Mapping[str, int]) -> "_Watch":
+        evidence = Evidence(policy, questions=questions)
         return cls(policy, evidence, Assessment(policy, evidence))
 
     @property
@@ -182,7 +182,8 @@ class Runner:
         sleep: Callable[[float], None],
         listener: Listener,
     ) -> None:
-        self._watches = [_Watch.over(policy) for policy in policies]
+        questions = _questions(plan)
+        self._watches = [_Watch.over(policy, questions) for policy in policies]
         self._plan = plan
         self._arms = dict(arms)
         self._journal = journal
@@ -382,3 +383,13 @@ class Runner:
                 needed |= watch.arms
         for name in set(self._arms) - needed:
             self._arms.pop(name).close()
+
+
+def _questions(plan: Plan) -> dict[str, int]:
+    """Return how many groups each task's questions are."""
+    groups = {
+        (request.task or "", request.group or request.request_id)
+        for request in plan.requests
+        if request.kind == "quality"
+    }
+    return dict(Counter(task for task, _ in groups))

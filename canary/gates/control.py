@@ -74,6 +74,9 @@ class ControlScale:
     def __init__(self, policy: Policy, strand: Callable[[str], Strand]) -> None:
         alpha = policy.decision.alpha
         self._threshold = math.log(1 / (alpha - alpha / 10))
+        # The control tells whenever it can, also where limits wait for the end.
+        rules = policy.decision.model_copy(update={"mode": "sequential"})
+        policy = policy.model_copy(update={"decision": rules})
         asked = questions(policy) if policy.aa_control else []
         quantiles = sum(len(gates) for gates in asked if gates[0].quantile)
         share = alpha / (2 * quantiles) if quantiles else alpha

@@ -34,13 +34,19 @@ class Evidence:
     Args:
         policy: Says what its gates count.
         weights: The least and the largest weight that any request is stored with.
+        questions: How many groups the questions of each task are, where that is known.
     """
 
     def __init__(
-        self, policy: Policy, *, weights: tuple[float, float] = (1.0, 1.0)
+        self,
+        policy: Policy,
+        *,
+        weights: tuple[float, float] = (1.0, 1.0),
+        questions: Mapping[str, int] | None = None,
     ) -> None:
         self._policy = policy
         self.weights = weights
+        self.questions = dict(questions or {})
         rules = policy.decision
         self.length_s = rules.look_every_s if rules.by_request else BASE_BLOCK_S
         self._sessions = SessionBlocks(self.length_s, policy.traffic.timeout_s)
@@ -114,6 +120,7 @@ class Evidence:
             "schema": SCHEMA,
             "policy_sha256": self._policy.sha256,
             "weights": self.weights,
+            "questions": self.questions,
             **{kind: getattr(self, kind) for kind in _FACTS},
         }
         columns["facts"] = np.array(json.dumps(facts, sort_keys=True))
@@ -139,7 +146,9 @@ def read_evidence(policy: Policy, content: bytes) -> Evidence:
             f"this evidence was folded for another policy than {policy.name}, or by "
             "another version; fold the observations again"
         )
-    evidence = Evidence(policy, weights=tuple(facts["weights"]))
+    evidence = Evidence(
+        policy, weights=tuple(facts["weights"]), questions=facts["questions"]
+    )
     rows: dict[str, Rows] = {}
     for key, values in read.items():
         name, _, column = key.rpartition("|")
@@ -163,6 +172,7 @@ def merged(policy: Policy, shards: Sequence[Evidence]) -> Evidence:
         raise ValueError(f"shards differ in the weights they know: {sorted(weights)}")
     whole = Evidence(policy, weights=weights.pop() if weights else (1.0, 1.0))
     for shard in shards:
+        whole.questions |= shard.questions
         for name, strand in shard.strands.items():
             whole.strand(name).extend(strand)
         for kind in _FACTS:

@@ -23,7 +23,6 @@ from canary.policy.model import Gate, Policy
 from canary.policy.units import BASE_BLOCK_S
 from canary.stats import block_ratio_bounds, cluster_mean_bounds, tango_interval
 from canary.stats.betting import Floats
-from canary.stats.bootstrap import FEWEST
 from canary.stats.dependence import doublings_needed
 from canary.stats.grid import upper_ends
 
@@ -171,7 +170,7 @@ class FixedScale:
             return no_evidence(queued, threshold, more_would_help=False)
         insufficient = None
         if not math.isfinite(sample.bounds[1]) and not sample.harm_bounds[0] > 0:
-            insufficient = f"{sample.units:,} units can't bound it, {FEWEST} at least could"
+            insufficient = f"too few units ({sample.units:,}) to bound it"
         return Weight(
             log_e_hold=0.0,
             log_e_broken=0.0,
@@ -192,7 +191,8 @@ class FixedScale:
                 return None
             return -value + 0.0 if turned else value
 
-        lower, upper = (shown(bound) for bound in sample.bounds) if sample else (None,) * 2
+        ends = sample.bounds if sample else (None, None)
+        lower, upper = shown(ends[0]), shown(ends[1])
         if turned:
             lower, upper = upper, lower
         limit = gate.max_ratio if gate.max_ratio is not None else margin_of(gate)
@@ -224,7 +224,7 @@ class FixedScale:
         )
 
     def _needed(self, status: GateStatus) -> int | None:
-        """As many as narrow the bound to the limit, if it narrows with the root of n."""
+        """As many as bring the bound to the limit, if it narrows with the root of n."""
         sample = self._sample
         if sample is None:
             return None

@@ -1,5 +1,7 @@
 """Which rows a gate counts, and which scale weighs them."""
 
+from collections.abc import Mapping
+
 from canary.evidence.blocks import Ints
 from canary.evidence.pairs import Pairs
 from canary.evidence.strands import Rows, Strand
@@ -12,19 +14,27 @@ from canary.gates.shares import ShareScale
 from canary.policy.model import Gate, Policy
 
 
-def scale_of(gate: Gate, policy: Policy, strand: Strand, *, harm_alpha: float) -> Scale:
+def scale_of(
+    gate: Gate,
+    policy: Policy,
+    strand: Strand,
+    *,
+    harm_alpha: float,
+    questions: Mapping[str, int] | None = None,
+) -> Scale:
     """Return the scale for a gate.
 
     Args:
         gate: The limit.
         policy: Its policy.
         strand: Its rows.
-        harm_alpha: What all gates' confidence sets for a quantile may share.
+        harm_alpha: Its share, if it is on a quantile, of what the policy allows.
+        questions: How many groups each task's questions are, where that is known.
     """
     if policy.decision.mode == "fixed":
         return FixedScale(gate, policy, strand)
     if gate.metric == "accuracy":
-        return ScoreScale(gate, policy, strand)
+        return ScoreScale(gate, policy, strand, questions)
     if gate.max_ratio is None:
         return ShareScale(gate, policy, strand)
     return RatioScale(gate, policy, strand, harm_alpha=harm_alpha)

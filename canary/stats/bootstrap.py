@@ -23,7 +23,7 @@ from canary.stats.quantiles import checked_pairs
 
 Indices = NDArray[np.intp]
 
-_FEWEST = 20  # clusters or blocks, below which their spread is too little known
+FEWEST = 20  # clusters or blocks, below which their spread is too little known
 _RESAMPLES = 4999  # so that 5000 alpha is a whole number for every usual alpha
 _MOST = 2000  # clusters for a jackknife, whose cost grows with their square; blocks
 _SCRATCH = 2**21  # numbers at once, 16 MB
@@ -140,7 +140,7 @@ def _unresolved(alpha: float, count: int) -> bool:
     """Return whether clusters or resamples are too few for bounds at this alpha."""
     if not 0 < alpha < 0.5:
         raise ValueError(f"alpha must be in (0, 1/2), got {alpha}")
-    return count < _FEWEST or alpha * (_RESAMPLES + 1) < 1
+    return count < FEWEST or alpha * (_RESAMPLES + 1) < 1
 
 
 def _times_drawn(

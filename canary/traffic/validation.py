@@ -70,6 +70,15 @@ def read_validation(paths: Iterable[str | Path]) -> tuple[ValidationSet, ...]:
     return tuple(_read_set(path, seen) for path in paths)
 
 
+def groups_by_task(sets: Iterable[ValidationSet]) -> dict[str, int]:
+    """Return how many groups the questions of each task are; an item may be its own."""
+    found: dict[str, set[str]] = {}
+    for one in sets:
+        for item in one.items:
+            found.setdefault(item.task, set()).add(item.group or item.id)
+    return {task: len(groups) for task, groups in found.items()}
+
+
 def _read_set(path: str | Path, seen: dict[str, str]) -> ValidationSet:
     items: list[ValidationItem] = []
     faults: list[str] = []
