@@ -154,13 +154,16 @@ class _Folding:
         self._limit_s = limit_s
         self._arms: set[str] = set()
         self._lacking: list[Floats] = []
+        self._went_on = False
         self._weights: list[float] = []
         self.evidence = Evidence(policy, weights=weights)
         self.last_s = -math.inf
 
     def add(self, part: pa.Table) -> None:
         self._arms |= arms_in(part)
-        pairs = pair_up(part, **self._names).until(self._limit_s)
+        pairs = pair_up(part, **self._names)
+        self._went_on |= bool(np.any(pairs.arrived_s >= self._limit_s))
+        pairs = pairs.until(self._limit_s)
         self._lacking += [pairs.missing_baseline_s, pairs.missing_candidate_s]
         if len(pairs):
             self.last_s = max(self.last_s, float(pairs.arrived_s[-1]))
@@ -186,6 +189,8 @@ class _Folding:
         if not math.isfinite(self.last_s):
             return 0.0
         end_s = float(np.nextafter(self.last_s, np.inf))
+        if ended is None and self._went_on:
+            return self._limit_s
         if ended is None:
             lacking = np.concatenate(self._lacking)
             late = lacking > self.last_s - self._policy.traffic.timeout_s

@@ -74,7 +74,7 @@ def test_a_set_of_unknown_size_is_insufficient(of_set, table_of):
 
 
 def test_rarely_wrong_while_half_of_it_is_known(of_set, table_of):
-    """Sets that break the limit, looked at as they are answered, are rarely promoted."""
+    """Sets that break the limit, looked at all the while, are rarely promoted."""
     promoted = 0
     for seed in range(100):
         table = answers(table_of, 11, 200, seed=seed)
