@@ -2,7 +2,7 @@
 
 Looks come every `look_every` of the run's own time (intended arrivals), so that
 judging the same observations again finds the same looks and the same verdict. The
-first final one stands; rollback beats promote. See README, "How the verdict is made".
+first final one stands; rollback beats promote. See README, "What a verdict means".
 """
 
 import math
