@@ -15,6 +15,14 @@ from canary.evidence.journal import RunFolder, iter_segments, read_segments
 from canary.evidence.observation import REQUIRED, SCHEMA, Status
 
 _ROWS_AT_ONCE = 400_000
+_AMOUNTS = {
+    **dict.fromkeys(
+        ("ttft_s", "ttft_send_s", "tpot_s", "latency_s", "service_s", "queue_s"),
+        "seconds",
+    ),
+    "output_tokens": "a number of tokens",
+    "peak_memory_bytes": "a number of bytes",
+}
 
 
 class Shards:
@@ -170,7 +178,7 @@ def _check_values(table: pa.Table, path: Path) -> None:
     score = table["score"]
     _refuse(
         table,
-        pc.or_(pc.less(score, 0.0), pc.greater(score, 1.0)),
+        pc.or_(pc.is_nan(score), pc.or_(pc.less(score, 0.0), pc.greater(score, 1.0))),
         path,
         "score",
         "write a number from 0 to 1",
@@ -190,9 +198,18 @@ def _check_values(table: pa.Table, path: Path) -> None:
         "arrived_s",
         "write seconds from the run's zero",
     )
-    for name in ("ttft_s", "tpot_s", "latency_s", "service_s", "queue_s"):
-        wrong = pc.or_(pc.is_nan(table[name]), pc.less(table[name], 0.0))
-        _refuse(table, wrong, path, name, "write seconds, or leave it empty")
+    weight = table["weight"]
+    _refuse(
+        table,
+        pc.or_(pc.invert(pc.is_finite(weight)), pc.less_equal(weight, 0.0)),
+        path,
+        "weight",
+        "write how many requests it stands for, above 0, or leave it empty",
+    )
+    for name, what in _AMOUNTS.items():
+        column = table[name].cast(pa.float64())
+        wrong = pc.or_(pc.is_nan(column), pc.less(column, 0.0))
+        _refuse(table, wrong, path, name, f"write {what}, or leave it empty")
 
 
 def _refuse(

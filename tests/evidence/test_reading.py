@@ -107,6 +107,29 @@ def test_an_answer_that_half_agrees_is_refused(tmp_path, value):
     assert f"{path}: row 1: agreement can't be {value}; {remedy}" == str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("column", "value", "remedy"),
+    [
+        ("score", float("nan"), "write a number from 0 to 1"),
+        ("weight", 0.0, "write how many requests it stands for, above 0"),
+        ("weight", float("inf"), "write how many requests it stands for, above 0"),
+        ("ttft_send_s", float("nan"), "write seconds, or leave it empty"),
+        ("output_tokens", -1, "write a number of tokens, or leave it empty"),
+        ("peak_memory_bytes", -1, "write a number of bytes, or leave it empty"),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused(tmp_path, column, value, remedy):
+    """What is no number, or below nothing, is named with its row, not left out."""
+    path = tmp_path / "rows.parquet"
+    rows = observe(arm="a", arrived_s=[0.0, 1.0], **{column: [1, value]})
+    pq.write_table(to_table(rows), path)
+
+    with pytest.raises(ObservationError) as caught:
+        read_observations(path)
+
+    assert f"{path}: row 2: {column} can't be {value!r}; {remedy}" in str(caught.value)
+
+
 def test_arrivals_count_from_the_first(tmp_path):
     """Unix time is as good as any: what counts is the distance."""
     path = tmp_path / "rows.csv"
