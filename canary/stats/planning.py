@@ -45,6 +45,8 @@ def pairs_needed(
     """
     if not threshold_log_e > 0:
         raise ValueError(f"threshold must be above 0, got {threshold_log_e}")
+    # Refuses what has no meaning, also where there is nothing to project from.
+    paired_log_e(wins, ties, losses, null_mean=null_mean, alternative=alternative)
     units = wins + ties + losses
     if units == 0:
         return None
@@ -211,6 +213,8 @@ def quantile_pairs_needed(
         log_e = pairs.log_e(ratio, (lower, upper), hypothesis, copies=n / pairs.size)
         return log_e >= threshold
 
+    # Refuses what has no meaning, also where there is nothing to project from.
+    pairs.log_e(ratio, ranks_of(pairs.size), hypothesis)
     least = _first(finite, at_most)
     if least is None or not pairs.size:
         return least

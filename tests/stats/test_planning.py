@@ -104,16 +104,58 @@ def test_what_is_reached_needs_no_more() -> None:
     assert found == 449
 
 
-def test_refuses_a_threshold_that_is_always_reached() -> None:
-    """A threshold of 0 is an error."""
-    with pytest.raises(ValueError, match="above 0"):
-        pairs_needed(
-            wins=1,
-            ties=0,
-            losses=0,
-            null_mean=0,
-            alternative="greater",
-            threshold_log_e=0,
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"threshold_log_e": 0},
+        {"threshold_log_e": math.nan},
+        {"wins": -1, "ties": 1},
+        {"ties": math.nan},
+        {"null_mean": 1},
+        {"alternative": "both"},
+    ],
+)
+def test_projections_refuse_what_has_no_meaning(changes: dict[str, object]) -> None:
+    """Bad thresholds, counts, nulls and alternatives are errors, also without units."""
+    arguments = {
+        "wins": 0,
+        "ties": 0,
+        "losses": 0,
+        "null_mean": 0,
+        "alternative": "greater",
+        "threshold_log_e": LN20,
+    }
+
+    with pytest.raises(ValueError, match=r"above 0|must be"):
+        pairs_needed(**arguments | changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"p": 1.0},
+        {"ratio": 0.0},
+        {"alpha": 1.0},
+        {"hypothesis": "both"},
+        {"baseline": [math.nan], "candidate": [1.0]},
+    ],
+)
+def test_quantile_projections_refuse_what_has_no_meaning(
+    changes: dict[str, object],
+) -> None:
+    """Bad values, quantiles, ratios and levels are errors, also without pairs."""
+    arguments = {
+        "baseline": [],
+        "candidate": [],
+        "p": 0.5,
+        "ratio": 1.1,
+        "alpha": 0.05,
+        "hypothesis": "hold",
+    } | changes
+
+    with pytest.raises(ValueError, match=r"need|must be"):
+        quantile_pairs_needed(
+            arguments.pop("baseline"), arguments.pop("candidate"), **arguments
         )
 
 
