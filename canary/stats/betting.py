@@ -75,7 +75,7 @@ def log_e_of_counts(
         if not np.all(np.isfinite(counts) & (counts >= 0)):
             raise ValueError("counts must be finite and at least 0")
     check_null_mean(null_mean, -1.0, 1.0)
-    if _reflects(alternative):
+    if reflects(alternative):
         wins, losses, null_mean = losses, wins, -null_mean
     down, same, up = _log_factors(np.array([-1.0, 0.0, 1.0]), null_mean, -1.0)
     log_wealth = losses[:, None] * down
@@ -200,6 +200,13 @@ def checked_values(values: ArrayLike, low: float, high: float) -> Floats:
     return values
 
 
+def reflects(alternative: Alternative) -> bool:
+    """Return whether an alternative asks "greater" of the reflected values."""
+    if alternative not in ("greater", "less"):
+        raise ValueError(f"alternative must be greater or less, got {alternative!r}")
+    return alternative == "less"
+
+
 def reflected(
     values: Floats,
     null_mean: float,
@@ -208,7 +215,7 @@ def reflected(
     alternative: Alternative,
 ) -> tuple[Floats, float]:
     """Return values and null mean such that "greater" asks what `alternative` asks."""
-    if _reflects(alternative):
+    if reflects(alternative):
         values, null_mean = low + high - values, low + high - null_mean
     check_null_mean(null_mean, low, high)
     return values, null_mean
@@ -250,12 +257,6 @@ def last_rejected(excess: Callable[[float], float], end: float, mean: float) -> 
         return float(end)
     crossing = brentq(excess, nearly_end, nearly_mean, xtol=1e-12, rtol=1e-12)
     return float(crossing)
-
-
-def _reflects(alternative: Alternative) -> bool:
-    if alternative not in ("greater", "less"):
-        raise ValueError(f"alternative must be greater or less, got {alternative!r}")
-    return alternative == "less"
 
 
 def _log_factors(

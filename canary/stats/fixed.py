@@ -24,7 +24,7 @@ def tango_interval(b: int, c: int, n: int, *, alpha: float) -> tuple[float, floa
     Raises:
         ValueError: a count below 0, b + c above n, or alpha outside (0, 1).
     """
-    if min(b, c) < 0 or b + c > n:
+    if not (b >= 0 and c >= 0 and b + c <= n):
         raise ValueError(f"need b, c >= 0 and b + c <= n: {b=}, {c=}, {n=}")
     if n == 0:
         return -1.0, 1.0
@@ -62,7 +62,7 @@ def mcnemar_exact(b: int, c: int) -> float:
     Raises:
         ValueError: a count below 0.
     """
-    if min(b, c) < 0:
+    if not (b >= 0 and c >= 0):
         raise ValueError(f"need b, c >= 0: {b=}, {c=}")
     if b + c == 0:
         return 1.0

@@ -33,7 +33,7 @@ def quantile_ranks(
     Raises:
         ValueError: n below 0, p or alpha outside (0, 1), or t_opt not above 0.
     """
-    if n < 0 or not 0 < p < 1 or not t_opt > 0:
+    if not (n >= 0 and 0 < p < 1 and t_opt > 0):
         raise ValueError(f"need n >= 0, 0 < p < 1, t_opt > 0: {n=}, {p=}, {t_opt=}")
     threshold = log_threshold(alpha)
 
@@ -64,7 +64,7 @@ def share_bounds(
         ValueError: successes not from 0 to n, alpha outside (0, 1), or t_opt not
             above 0.
     """
-    if not 0 <= successes <= n or not t_opt > 0:
+    if not (0 <= successes <= n and t_opt > 0):
         raise ValueError(
             f"need 0 <= successes <= n, t_opt > 0: {successes=}, {n=}, {t_opt=}"
         )

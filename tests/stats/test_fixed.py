@@ -85,7 +85,15 @@ def test_mcnemar_without_discordant_items_rejects_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("b", "c", "n", "alpha"),
-    [(-1, 2, 5, 0.05), (2, -1, 5, 0.05), (3, 3, 5, 0.05), (1, 2, 5, 0.0)],
+    [
+        (-1, 2, 5, 0.05),
+        (2, -1, 5, 0.05),
+        (3, 3, 5, 0.05),
+        (1, 2, 5, 0.0),
+        (math.nan, 2, 5, 0.05),
+        (1, math.nan, 5, 0.05),
+        (1, 2, math.nan, 0.05),
+    ],
 )
 def test_tango_refuses_impossible_counts(b: int, c: int, n: int, alpha: float) -> None:
     """More discordant items than items, negative counts, bad levels are errors."""
@@ -94,6 +102,7 @@ def test_tango_refuses_impossible_counts(b: int, c: int, n: int, alpha: float) -
 
 
 def test_mcnemar_refuses_negative_counts() -> None:
-    """A negative count is an error."""
-    with pytest.raises(ValueError, match="need"):
-        mcnemar_exact(-1, 3)
+    """A negative count is an error, and so is none."""
+    for b, c in ((-1, 3), (3, -1), (math.nan, 3), (3, math.nan)):
+        with pytest.raises(ValueError, match="need"):
+            mcnemar_exact(b, c)

@@ -97,6 +97,7 @@ def test_covers_the_quantile_at_all_times_at_once() -> None:
     ("n", "p", "alpha", "t_opt"),
     [
         (-1, 0.5, 0.05, 5000),
+        (math.nan, 0.5, 0.05, 5000),
         (9, 0, 0.05, 5000),
         (9, 1, 0.05, 5000),
         (9, math.nan, 0.05, 5000),

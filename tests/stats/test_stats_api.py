@@ -13,6 +13,16 @@ def test_public_names_are_sorted_and_exist() -> None:
 
     assert sorted(names) == names
     assert all(callable(getattr(canary.stats, name)) for name in names)
+    assert {
+        "block_ratio_bounds",
+        "cluster_mean_bounds",
+        "finite_log_e",
+        "finite_mean_bounds",
+        "fixed_pairs_needed",
+        "least_units",
+        "share_bounds",
+        "units_needed_simulated",
+    } < set(names)
 
 
 def test_false_decisions_stay_below_alpha_looking_after_every_unit() -> None:
