@@ -95,7 +95,7 @@ def finite_mean_bounds(
 def _checked_part(values: ArrayLike, total: int, low: float, high: float) -> Floats:
     """Return the known part of a set, no larger than the set."""
     seen = checked_values(values, low, high)
-    if seen.size > total or total < 1:
+    if not max(seen.size, 1) <= total < math.inf:
         raise ValueError(f"expected at most {total} values of a set, got {seen.size}")
     return seen
 

@@ -190,6 +190,8 @@ def test_false_decisions_stay_below_alpha_with_peeking() -> None:
     [
         lambda: finite_log_e([0.5, 0.5], total=1, null_mean=0.5, **UNIT),
         lambda: finite_log_e([], total=0, null_mean=0.5, **UNIT),
+        lambda: finite_log_e([0.5], total=math.nan, null_mean=0.5, **UNIT),
+        lambda: finite_mean_bounds([0.5], total=math.inf, alpha=0.05, **UNIT),
         lambda: finite_log_e([1.5], total=3, null_mean=0.5, **UNIT),
         lambda: finite_log_e([math.nan], total=3, null_mean=0.5, **UNIT),
         lambda: finite_log_e([0.5], total=3, null_mean=0.0, **UNIT),
