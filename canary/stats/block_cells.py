@@ -240,12 +240,23 @@ class _Stakes:
 
 
 def least_blocks(p: float, *, set_alpha: float) -> int:
-    """Return how many blocks it takes until a p quantile has an upper bound."""
-    log_wealth = np.log1p(SHARES * (1 - p) / p)
-    copies = copies_of(log_wealth, log_threshold(p * set_alpha))
-    if copies is None:
-        raise ValueError(f"no number of blocks bounds a quantile of {p}")
-    return math.ceil(copies)
+    """Return how many blocks it takes until a p quantile is bounded on both sides.
+
+    At the least: as many as show that a share of all, or of none, isn't p.
+    """
+    return max(_least_on_one_side(q, q * set_alpha) for q in (p, 1 - p))
+
+
+def _least_on_one_side(p: float, alpha: float) -> int:
+    of_one = np.log1p(SHARES * (1 - p) / p)
+    threshold = log_threshold(alpha)
+    # What the keenest bettor alone would need is too few, 1000 times that too many.
+    low, high = 0, 1 + 1000 * math.ceil(threshold / float(of_one[-1]))
+    while high - low > 1:
+        middle = (low + high) // 2
+        enough = log_mean_exp(middle * of_one) >= threshold
+        low, high = (low, middle) if enough else (middle, high)
+    return high
 
 
 def since_start(stretches: list[_Stakes], cells: slice) -> Floats:

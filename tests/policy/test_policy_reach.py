@@ -13,7 +13,8 @@ from canary.policy.load import load_policy
 from canary.policy.model import Gate
 from canary.policy.reach import least_units
 from canary.policy.rules import DecisionRules
-from canary.stats import betting_log_e, paired_log_e, quantile_ranks
+from canary.stats import paired_log_e, quantile_ranks
+from canary.stats.block_cells import SHARES
 
 Write = Callable[..., Path]
 FaultsOf = Callable[..., list[str]]
@@ -39,7 +40,7 @@ POINT = {"margin": "1%"}
         ({"metric": "agreement", **POINT}, 449, 449),
         ({"metric": "errors", "margin": "5%"}, 88, 88),
         ({"metric": "ttft", "over": "2s", **POINT}, 449, 449),
-        (P99, 1197, 467),
+        (P99, 1197, 726),
         (P50, 88, 12),
     ],
 )
@@ -65,9 +66,13 @@ def test_one_unit_less_shows_nothing(alpha: float, share: float) -> None:
         return paired_log_e(0, units, 0, null_mean=-share) >= math.log(1 / alpha)
 
     def shown_by_blocks(units: int) -> bool:
-        values = np.full(units, share)
-        log_e = betting_log_e(values, null_mean=0.0, low=-1.0, high=1.0)
-        return log_e >= math.log(1 / (0.9 * alpha))
+        sides = [
+            units * np.log1p(SHARES * gain) - math.log(10 / (side * alpha))
+            for side, gain in ((1 - share, share / (1 - share)),
+                               (share, (1 - share) / share))
+        ]  # fmt: skip
+        of_all = [np.logaddexp.reduce(side) for side in sides]
+        return min(of_all) >= math.log(len(SHARES))
 
     def bounded(units: int) -> bool:
         lower, upper = quantile_ranks(units, 1 - share, alpha=alpha / 10)
@@ -105,11 +110,11 @@ def test_a_gate_without_a_limit_has_no_least() -> None:
 TOO_SHORT = [
     (
         "max_duration: 30m\n  block: 10s",
-        "max_duration holds 180 of 10s; write max_duration: 78m or more, or a lower",
+        "max_duration holds 180 of 10s; write max_duration: 121m or more, or a lower",
     ),
     (
         "max_duration: 4h\n  block: 5m",
-        "max_duration holds 48 of 5m; write max_duration: 39h or more, or block: 30s",
+        "max_duration holds 48 of 5m; write max_duration: 61h or more, or block: 10s",
     ),
     (
         "max_duration: 61m",
@@ -117,7 +122,7 @@ TOO_SHORT = [
     ),
     (
         "max_duration: 3000d\n  block: 30d",
-        "max_duration holds 100 of 30d; write block: 154h or less, or a lower",
+        "max_duration holds 100 of 30d; write block: 99h or less, or a lower",
     ),
 ]
 
@@ -129,7 +134,7 @@ def test_a_limit_that_no_run_could_decide_is_refused(
     """The gate is named, what it takes, what the run holds, and what to write."""
     (fault,) = faults_of(good.replace("max_duration: 30m", times))
 
-    start = "policy.yaml:14:5: gates[1]: takes 467 blocks of time even if nothing goes"
+    start = "policy.yaml:14:5: gates[1]: takes 726 blocks of time even if nothing goes"
     assert fault.startswith(f"{start} wrong, but {said}")
 
 
