@@ -151,6 +151,10 @@ class Control:
     log_e_differs: float
     status: ControlStatus
 
+    @property
+    def block_s(self) -> None:
+        """Its numbers are of pairs, also where blocks of them were bet on."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validity:

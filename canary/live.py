@@ -214,11 +214,12 @@ def _gates(gates: Iterable[GateState], *, wide: bool) -> Table:
 
 
 def _units(gate: GateState) -> str:
+    of = "" if gate.block_s is None else f" \N{MULTIPLICATION SIGN} {gate.block_s:g} s"
     if gate.status in (GateStatus.HOLDS, GateStatus.BROKEN):
-        return f"{gate.units:,}"
+        return f"{gate.units:,}{of}"
     if gate.units_needed is None:
-        return f"{gate.units:,} of ?"
-    return f"{gate.units:,} of {rounded_up(gate.units_needed):,}"
+        return f"{gate.units:,} of ?{of}"
+    return f"{gate.units:,} of {rounded_up(gate.units_needed):,}{of}"
 
 
 def bar(gate: GateState, width: int) -> str:

@@ -56,6 +56,7 @@ class GateState:
     units: int
     units_needed: int | None
     reason: str | None
+    block_s: float | None = None
 
     @classmethod
     def of(cls, gate: GateResult) -> "GateState":
@@ -75,6 +76,7 @@ class GateState:
             units=gate.units,
             units_needed=gate.units_needed,
             reason=gate.reason,
+            block_s=gate.block_s,
         )
 
 

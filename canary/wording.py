@@ -18,6 +18,11 @@ class Gauge(Protocol):
         """Whether values are a "difference" or a "ratio"."""
         ...
 
+    @property
+    def block_s(self) -> float | None:
+        """How long a unit is, if it is a block of time."""
+        ...
+
 
 METRICS = {
     "accuracy": "accuracy",
@@ -110,9 +115,17 @@ def points(value: float) -> str:
 
 
 def units_in_words(count: int, gate: Gauge, more: str = "") -> str:
-    """Return a number of what the gate counts: ``1,200 pairs``, ``3 more groups``."""
-    name = "validation group" if gate.metric == "accuracy" else "pair"
-    return f"{count:,} {more}{name}{'' if count == 1 else 's'}"
+    """Return a number of what the gate counts: ``1,200 pairs``, ``3 more blocks of
+    40 s``."""
+    return f"{count:,} {more}{unit_name(gate, plural=count != 1)}"
+
+
+def unit_name(gate: Gauge, *, plural: bool = True) -> str:
+    """Return what the gate counts: ``pairs``, ``blocks of 40 s``."""
+    name, of = "validation group" if gate.metric == "accuracy" else "pair", ""
+    if gate.block_s is not None:
+        name, of = "block", f" of {gate.block_s:g} s"
+    return f"{name}{'s' if plural else ''}{of}"
 
 
 def finding_in_words(gate: GateResult) -> str:
@@ -122,17 +135,37 @@ def finding_in_words(gate: GateResult) -> str:
     lower, upper = effect_in_words(gate.lower, gate), effect_in_words(gate.upper, gate)
     if gate.status is GateStatus.HOLDS:
         bound = f"at least {lower}" if gate.at_least else f"at most {upper}"
-        return f"Shown to hold: {limit} (measured {estimate}, {bound})."
+        return f"Shown to hold: {limit} (measured {estimate}, {bound}, {_over(gate)})."
     if gate.status is GateStatus.BROKEN:
         bound = f"at most {upper}" if gate.at_least else f"at least {lower}"
-        return f"Shown to be broken: {limit} (measured {estimate}, {bound})."
+        measured = f"measured {estimate}, {bound}, {_over(gate)}"
+        return f"Shown to be broken: {limit} ({measured})."
     if gate.status is GateStatus.INSUFFICIENT:
         needs = f" {_needed(gate)}" if gate.units_needed else ""
         return f"Too little evidence: {limit}; {gate.reason}.{needs}"
     return (
         f"Not shown yet: {limit} (measured {estimate}, between {lower} and {upper} "
-        f"after {units_in_words(gate.units, gate)}). {_needed(gate)}"
+        f"{_over(gate)}). {_needed(gate)}"
     )
+
+
+def _over(gate: GateResult) -> str:
+    """Return what the limit was judged on: how many units, and what they were worth."""
+    parts = [f"over {units_in_words(gate.units, gate)}"]
+    if gate.block_s is not None:
+        parts.append(f"with {requests_in_words(gate)}")
+    if gate.weighted_estimate is not None:
+        weighted = effect_in_words(gate.weighted_estimate, gate)
+        parts.append(f"and {weighted} with the weights they were stored with")
+    return " ".join(parts)
+
+
+def requests_in_words(gate: GateResult) -> str:
+    """Return how many requests the units hold, and what they are worth."""
+    worth = ""
+    if gate.effective_pairs is not None:
+        worth = f" worth {gate.effective_pairs:,.0f} independent ones"
+    return f"{gate.requests:,} requests{worth}"
 
 
 def _needed(gate: GateResult) -> str:

@@ -25,6 +25,8 @@ from canary.wording import (
     control_tolerance_in_words,
     effect_in_words,
     limit_in_words,
+    requests_in_words,
+    unit_name,
     units_in_words,
     value_in_words,
 )
@@ -113,6 +115,8 @@ def _environment() -> Environment:
         "compared": control_metric_in_words,
         "tolerance": control_tolerance_in_words,
         "units": units_in_words,
+        "unit_name": unit_name,
+        "requests": requests_in_words,
         "value": value_in_words,
         "evidence": words.evidence_in_words,
         "tint": _tint,

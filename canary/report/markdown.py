@@ -25,6 +25,7 @@ from canary.wording import (
     effect_in_words,
     limit_in_words,
     seconds,
+    unit_name,
     units_in_words,
     value_in_words,
 )
@@ -75,7 +76,8 @@ def _case(policy: Policy, decision: Decision) -> Iterable[str]:
     yield ""
     yield (
         f"Each bound is one-sided at {policy.decision.alpha * 100:g}% and holds at "
-        f"every look; {decision.pairs:,} pairs in {seconds(decision.elapsed_s)}."
+        f"{'its one' if policy.decision.mode == 'fixed' else 'every'} look; "
+        f"{decision.pairs:,} pairs in {seconds(decision.elapsed_s)}."
     )
     yield from _control(decision)
     yield from _routing(decision)
@@ -108,6 +110,9 @@ def _control_row(control: Control) -> tuple[str, ...]:
 
 def _gate_row(gate: GateResult) -> tuple[str, ...]:
     measured = effect_in_words(gate.estimate, gate)
+    if gate.weighted_estimate is not None:
+        weighted = effect_in_words(gate.weighted_estimate, gate)
+        measured = f"{measured} (weighted {weighted})"
     if gate.reason:
         measured = f"{measured} ({gate.reason})"
     lower, upper = effect_in_words(gate.lower, gate), effect_in_words(gate.upper, gate)
@@ -118,7 +123,7 @@ def _gate_row(gate: GateResult) -> tuple[str, ...]:
         f"{lower} to {upper}",
         value_in_words(gate.baseline, gate.unit),
         value_in_words(gate.candidate, gate.unit),
-        progress_in_words(gate),
+        f"{progress_in_words(gate)} {unit_name(gate)}",
     )
 
 
