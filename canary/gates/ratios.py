@@ -45,7 +45,6 @@ class RatioScale:
             raise ValueError(f"gate {gate.name} lacks a quantile or a ratio")
         self._gate, self._policy, self._strand = gate, policy, strand
         self._p, self._ratio = gate.quantile, gate.max_ratio
-        self._geometry = Geometry.of(gate.max_ratio)
         self._set_alpha = (SET_SHARE * policy.decision.alpha, SET_SHARE * harm_alpha)
         self._discrete = gate.metric in DISCRETE
         rules = policy.decision
@@ -56,6 +55,9 @@ class RatioScale:
             set_alpha=self._set_alpha,
             discrete=self._discrete,
         )
+        self._geometry = Geometry.of(gate.max_ratio)
+        if self._calendar is None:
+            self._geometry = self._by_request.geometry
         self._by_block: BlockCells | None = None
         self._centre = 0
         self._means: list[Floats] = []

@@ -24,7 +24,6 @@ from canary.stats.grid import INFINITE_BIN, STEP, ZERO_BIN, Ints
 PAIRED_STAKE = 0.9
 """What is bet on pairs where values repeat; the rest is bet on the candidate alone."""
 
-_CELLS_IN_MARGIN = 10
 _WIDEST = 10  # half a percent, where the limit leaves no margin to divide
 
 
@@ -41,8 +40,8 @@ class Geometry:
     broken_shift: int
 
     @classmethod
-    def of(cls, ratio: float, width: int | None = None) -> "Geometry":
-        """Choose cells of a tenth of the margin, or of `width` bins.
+    def of(cls, ratio: float, *, cells_in_margin: int = 10) -> "Geometry":
+        """Choose cells of a tenth of the margin, or of another part.
 
         Raises:
             ValueError: the ratio isn't above 0 and finite.
@@ -50,9 +49,9 @@ class Geometry:
         if not 0 < ratio < math.inf:
             raise ValueError(f"ratio must be above 0 and finite, got {ratio}")
         bins = math.log(ratio) / STEP
-        tenth = int(abs(bins) / _CELLS_IN_MARGIN)
+        part = int(abs(bins) / cells_in_margin)
         return cls(
-            width=width or tenth or (_WIDEST if bins == 0 else 1),
+            width=part or (_WIDEST if bins == 0 else 1),
             hold_shift=math.floor(bins + 1e-9),
             broken_shift=math.ceil(bins - 1e-9),
         )

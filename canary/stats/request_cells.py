@@ -1,6 +1,5 @@
 """The paired quantile test on a grid with single requests as units, by counts alone."""
 
-import math
 
 import numpy as np
 
@@ -12,13 +11,15 @@ from canary.stats.cells import (
     counts_up_to,
     stake_mixture,
 )
-from canary.stats.grid import STEP, Ints
+from canary.stats.grid import INFINITE_BIN, ZERO_BIN, Ints
 from canary.stats.onset import onset_mixture
 from canary.stats.ranks import log_mixture
 from canary.stats.sign import sign_log_e
 
-# From 2e-9 to 1e15 lie all times in seconds, sizes in bytes and numbers of tokens.
-_LOWEST, _HIGHEST = -20.0, 35.0
+_CELLS_IN_MARGIN = 100
+"""Counting costs little, so that cells can be finer than where each is bet on."""
+
+_ROOM = 256  # cells beside the values, so that room isn't made again and again
 
 
 class RequestCells:
@@ -43,17 +44,15 @@ class RequestCells:
         set_alpha: tuple[float, float],
         discrete: bool,
     ) -> None:
-        self.geometry = Geometry.of(ratio)
+        self.geometry = Geometry.of(ratio, cells_in_margin=_CELLS_IN_MARGIN)
         self._p = p
         self._discrete = discrete
-        width = self.geometry.width * STEP
-        self._first = math.floor(_LOWEST / width)
-        self._cells = math.ceil(_HIGHEST / width) - self._first
+        self._first = self._cells = 0
         self._thresholds = [log_threshold(alpha) for alpha in set_alpha]
         self.sets = [Interval(), Interval()]
         self._stretches: list[Ints] = []
         self._offered: list[int] = []
-        self._total = np.zeros((6, self._cells), np.int64)
+        self._total = np.zeros((6, 0), np.int64)
 
     @property
     def requests(self) -> int:
@@ -66,23 +65,51 @@ class RequestCells:
         lower, upper = self.sets[0].lower, self.sets[0].upper
         if lower is None or upper is None or upper <= lower:
             return None
-        return lower + self._first, upper + self._first
+        return lower, upper
 
     def add(self, baseline: Ints, candidate: Ints, stretch: Ints) -> None:
         """Count pairs of bins, shape (n,) each, and the stretch each belongs to."""
+        points = self._points(baseline, candidate)
+        self._cover(points)
         for index in range(int(stretch.max(initial=-1)) + 1):
             if index == len(self._stretches):
                 self._stretches.append(np.zeros((6, self._cells), np.int64))
                 self._offered.append(0)
             here = stretch == index
             if here.any():
-                counted = self._counted(baseline[here], candidate[here])
+                counted = np.array(
+                    [
+                        counts_up_to(row, self._first, self._cells)
+                        for row in points.T[here].T
+                    ]
+                )
                 self._stretches[index] += counted
                 self._offered[index] += int(here.sum())
                 self._total += counted
 
-    def _counted(self, baseline: Ints, candidate: Ints) -> Ints:
-        """Cumulative counts per cell: A and B and both, for each of the two questions.
+    def _cover(self, points: Ints) -> None:
+        """Make room for cells that no value was in so far.
+
+        To the left of all values only those of 0 count, to the right all finite ones.
+        """
+        finite = points[(points > ZERO_BIN + 1) & (points < INFINITE_BIN - 1)]
+        if not finite.size:
+            return
+        if not self._cells:
+            self._first = int(finite[0])
+        left = max(self._first - int(finite.min()) + _ROOM, 0)
+        right = max(int(finite.max()) - (self._first + self._cells) + _ROOM, 0)
+        if int(finite.min()) > self._first and int(finite.max()) < (
+            self._first + self._cells
+        ):
+            return
+        self._first -= left
+        self._cells += left + right
+        self._total = _widened(self._total, left, right)
+        self._stretches = [_widened(some, left, right) for some in self._stretches]
+
+    def _points(self, baseline: Ints, candidate: Ints) -> Ints:
+        """Where each pair begins to count, as A and B and both, for both questions.
 
         Rows: A <= g_i; A <= g_i+1; B <= r g_i; A <= g_i+1 and B <= r g_i; B <= r g_i+1;
         A <= g_i and B <= r g_i+1.
@@ -91,11 +118,11 @@ class RequestCells:
         hold = self.geometry.candidate_hold(candidate)
         broken = self.geometry.candidate_broken(candidate) - 1
         rows = (a, a - 1, hold, np.maximum(a - 1, hold), broken, np.maximum(a, broken))
-        return np.array([counts_up_to(row, self._first, self._cells) for row in rows])
+        return np.array(rows)
 
     def look(self) -> QuantileLook:
         """Return the evidence so far."""
-        if not self._stretches:
+        if not self._cells:
             return QuantileLook(hold=None, broken=None)
         self._narrow(self._total[0])
         return QuantileLook(hold=self._hold(), broken=self._broken())
@@ -112,14 +139,19 @@ class RequestCells:
             if few.any():
                 most = counts[few].max()
                 lower = int(np.searchsorted(at_most, most, side="right")) - 1
+                lower += self._first
             if many.any():
-                upper = int(np.searchsorted(at_most, counts[many].min()))
+                upper = int(np.searchsorted(at_most, counts[many].min())) + self._first
             kept.narrow(lower, upper)
+
+    def _inside(self, which: int) -> slice:
+        cells = self.sets[which].cells()
+        return slice(cells.start - self._first, cells.stop - self._first)
 
     def _hold(self) -> float | None:
         if not self.sets[0].finite:
             return None
-        counts = self._total[:, self.sets[0].cells()].astype(np.float64)
+        counts = self._total[:, self._inside(0)].astype(np.float64)
         _, a, b, both, _, _ = counts
         paired = sign_log_e(b - both, a - both)
         single = None
@@ -130,7 +162,7 @@ class RequestCells:
     def _broken(self) -> float | None:
         if not self.sets[1].finite:
             return None
-        cells = self.sets[1].cells()
+        cells = self._inside(1)
         stretches = np.array([counts[:, cells] for counts in self._stretches], float)
         since = np.cumsum(stretches[::-1], axis=0)[::-1]
         a, _, _, _, b, both = np.moveaxis(since, 1, 0)
@@ -141,6 +173,13 @@ class RequestCells:
             offered = np.cumsum(self._offered[::-1])[::-1][:, None]
             single = share_log_e(b, offered - b, p=self._p, more=False)
         return float(onset_mixture(stake_mixture(paired, single)).min())
+
+
+def _widened(counts: Ints, left: int, right: int) -> Ints:
+    """Add cells: on the left with what counts everywhere, on the right with all."""
+    if not counts.shape[1]:
+        return np.zeros((len(counts), left + right), np.int64)
+    return np.pad(counts, ((0, 0), (left, right)), mode="edge")
 
 
 def share_log_e(inside: Floats, outside: Floats, *, p: float, more: bool) -> Floats:
