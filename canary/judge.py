@@ -285,6 +285,8 @@ def _because(
     if verdict is Verdict.CONTINUE:
         return because_continue(gates, tuple(missing))
     reason = ended.reason if ended else "max_duration reached"
+    if ended is None and rules.mode == "fixed":
+        reason = "its one look is taken"
     return because_inconclusive(gates, tuple(missing), reason)
 
 

@@ -66,9 +66,10 @@ class Calendar:
         return self._first
 
     @property
-    def block_s(self) -> float | None:
-        """How long a block is now; None until that is known."""
-        return self._segments[-1].width * BASE_BLOCK_S if self._segments else None
+    def block_s(self) -> float:
+        """How long a block is now or, before that is known, at the least."""
+        width = self._segments[-1].width if self._segments else self._stated or 1
+        return width * BASE_BLOCK_S
 
     def calibration(self, strand: Strand, closed: int | None) -> Rows | None:
         """Take the rows that the choice may look at; None while there are too few.
