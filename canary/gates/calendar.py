@@ -23,9 +23,6 @@ LEAST_CALIBRATION = 64
 
 _FIRST_CHECK = 128
 
-_PLENTY_OF_BLOCKS = 2048
-"""`min_duration` needs no more: a p99 takes 726, a margin of 1 point 449."""
-
 
 @dataclass(slots=True)
 class _Segment:
@@ -49,9 +46,7 @@ class Calendar:
             None if isinstance(rules.block, str) else round(rules.block / BASE_BLOCK_S)
         )
         self._least_end = math.ceil(rules.calibration_s / BASE_BLOCK_S)
-        # Shorter blocks than a promotion needs would hide weak dependence in noise.
-        spare = rules.min_duration_s / BASE_BLOCK_S / _PLENTY_OF_BLOCKS
-        self._least_doublings = max(math.floor(math.log2(max(spare, 1.0))), 0)
+        self._least = round(rules.least_block_s / BASE_BLOCK_S)
         self._segments: list[_Segment] = []
         self._first = 0
 
@@ -68,7 +63,7 @@ class Calendar:
     @property
     def block_s(self) -> float:
         """How long a block is now or, before that is known, at the least."""
-        width = self._segments[-1].width if self._segments else self._stated or 1
+        width = self._segments[-1].width if self._segments else self._least
         return width * BASE_BLOCK_S
 
     def calibration(self, strand: Strand, closed: int | None) -> Rows | None:
@@ -100,7 +95,7 @@ class Calendar:
         width = self._stated
         if width is None:
             needed = doublings_needed(sums, requests.astype(np.float64))
-            width = 2 ** max(needed, self._least_doublings)
+            width = max(2**needed, self._least)
         self._segments.append(_Segment(first=self._first, width=width))
 
     def play(

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from canary.decision import GateResult, GateStatus
 from canary.errors import ObservationError
 from canary.judge import judge
-from canary.planning.schedule import Floats, in_blocks
+from canary.planning.schedule import Floats
 from canary.policy.model import Gate, Policy
 from canary.stats import pairs_needed, quantile_pairs_needed
 
@@ -43,7 +43,7 @@ def at_least(gate: Gate, policy: Policy, requests_each: float) -> int | None:
     pairs = quantile_pairs_needed(
         *never_slower, p=gate.quantile, ratio=1.0, alpha=alpha, hypothesis="hold"
     )
-    if pairs is None or not in_blocks(policy):
+    if pairs is None or policy.decision.by_request:
         return pairs
     blocks = _quantile_blocks(gate.quantile, alpha)
     return None if blocks is None else max(blocks, blocks_for(pairs, requests_each))

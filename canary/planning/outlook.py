@@ -10,7 +10,6 @@ from canary.planning.needs import Expected, at_least, likely_blocks
 from canary.planning.schedule import (
     Schedule,
     Units,
-    in_blocks,
     regimes_of,
     units_of,
 )
@@ -247,10 +246,16 @@ def _regimes(clock: Clock) -> tuple[RegimeTraffic, ...]:
 
 
 def _own_notes(policy: Policy) -> tuple[str, ...]:
-    if not in_blocks(policy):
-        return ()
-    told = (
-        "limits on traffic count blocks of time, of 10 s or, where requests depend on "
-        "each other for longer, of more: then all of this takes as much longer"
-    )
-    return (told,)
+    rules, notes = policy.decision, []
+    if not rules.by_request:
+        notes.append(
+            f"limits on traffic count blocks of time, of {rules.least_block_s:g} s or, "
+            "where requests depend on each other for longer, of more: then all of this "
+            "takes as much longer"
+        )
+    if rules.mode == "fixed":
+        notes.append(
+            "these are the numbers for looking all the while; the one look of mode: "
+            "fixed takes about half as many"
+        )
+    return tuple(notes)

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from canary.answers import prompt_size
 from canary.policy.model import Gate, Policy, regime_names
+from canary.policy.units import BASE_BLOCK_S
 from canary.traffic.request import Plan
 
 Floats = npt.NDArray[np.float64]
@@ -15,9 +16,7 @@ Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 Texts = npt.NDArray[np.object_]
 
-BASE_BLOCK_S = 10.0
 _LONGEST_WITHOUT_BLOCKS_S = 3600.0
-_CALIBRATION_SHARE = 0.05
 _CALIBRATION_BLOCKS = 64
 
 
@@ -70,14 +69,6 @@ def regimes_of(schedule: Schedule, policy: Policy) -> Ints:
     return np.searchsorted(policy.regimes, schedule.prompt_tokens, side="right")
 
 
-def in_blocks(policy: Policy) -> bool:
-    """Whether gates on traffic count blocks of time instead of requests."""
-    rules = policy.decision
-    if rules.block == "auto":
-        return rules.max_duration_s > _LONGEST_WITHOUT_BLOCKS_S
-    return rules.block != "request"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Units:
     """When a gate's units come.
@@ -105,7 +96,7 @@ def units_of(gate: Gate, policy: Policy, schedule: Schedule) -> Units:
     if gate.metric != "errors":
         which = which & ~schedule.quality
     times_s = schedule.arrived_s[which]
-    if not in_blocks(policy):
+    if policy.decision.by_request:
         return Units(name="pair", times_s=times_s)
     return _blocks(policy, times_s, float(schedule.arrived_s[-1]))
 
@@ -116,10 +107,9 @@ def _blocks(policy: Policy, times_s: Floats, last_s: float) -> Units:
     A first stretch counts for nothing but their length. A block counts once the last
     of its requests would have timed out, at the latest when the traffic ends.
     """
-    block: object = policy.decision.block
-    length_s = float(block) if isinstance(block, (int, float)) else BASE_BLOCK_S
+    length_s = policy.decision.least_block_s
     base, requests = np.unique(np.floor(times_s / BASE_BLOCK_S), return_counts=True)
-    calibration_s = _CALIBRATION_SHARE * policy.decision.min_duration_s
+    calibration_s = policy.decision.calibration_s
     counting = base * BASE_BLOCK_S >= calibration_s
     counting[:_CALIBRATION_BLOCKS] = False
     base, requests = base[counting], requests[counting]

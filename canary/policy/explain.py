@@ -7,7 +7,7 @@ from canary.policy.model import (
     Traffic,
     variant_name,
 )
-from canary.policy.reach import least_block_s, least_units
+from canary.policy.reach import least_units
 from canary.policy.rules import DecisionRules
 from canary.policy.units import (
     duration_text,
@@ -59,7 +59,7 @@ def _least_text(gate: Gate, rules: DecisionRules) -> str:
         return f" ({needed:,} validation groups {enough})"
     if rules.by_request:
         return f" ({needed:,} requests or more)"
-    longer = seconds(needed * least_block_s(rules))
+    longer = seconds(needed * rules.least_block_s)
     return f" ({needed:,} blocks of time or more, at least {longer})"
 
 

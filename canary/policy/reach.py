@@ -44,11 +44,6 @@ def least_units(gate: Gate, rules: DecisionRules) -> int:
     return _known(needed)
 
 
-def least_block_s(rules: DecisionRules) -> float:
-    """Return how long a block of time is, or at the least, where `auto` sets it."""
-    return rules.block if isinstance(rules.block, float) else BASE_BLOCK_S
-
-
 def shortfall(gate: Gate, rules: DecisionRules) -> str | None:
     """Return why a run that counts blocks can't decide a limit, and what to write.
 
@@ -57,7 +52,7 @@ def shortfall(gate: Gate, rules: DecisionRules) -> str | None:
     """
     if gate.metric == "accuracy":
         return None
-    block_s, needed = least_block_s(rules), least_units(gate, rules)
+    block_s, needed = rules.least_block_s, least_units(gate, rules)
     held = int((rules.max_duration_s - rules.calibration_s) // block_s)
     if needed <= held:
         return None
@@ -73,7 +68,7 @@ def shortfall(gate: Gate, rules: DecisionRules) -> str | None:
 
 def _ways_out(gate: Gate, rules: DecisionRules, needed: int) -> list[str]:
     ways = []
-    enough_s = rules.calibration_s + needed * least_block_s(rules)
+    enough_s = rules.calibration_s + needed * rules.least_block_s
     enough_s = math.ceil(enough_s / _step_s(enough_s)) * _step_s(enough_s)
     if enough_s <= LONGEST_S:
         ways.append(f"max_duration: {duration_text(enough_s)} or more")

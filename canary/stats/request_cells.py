@@ -1,6 +1,5 @@
 """The paired quantile test on a grid with single requests as units, by counts alone."""
 
-
 import numpy as np
 
 from canary.stats.betting import Floats, log_threshold

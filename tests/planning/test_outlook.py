@@ -197,7 +197,7 @@ def test_what_nobody_knows_is_unknown(policy_of, schedule_with):
 
 def test_long_runs_count_blocks_of_time(policy_of, schedule_with):
     """A request a second for two days: after a twentieth of the day that the policy
-    asks for at least, blocks of ten seconds count, 360 an hour."""
+    asks for at least, blocks of forty seconds count: a day has no use for shorter."""
     rules = {"min_duration": "24h", "max_duration": "7d", "look_every": "1h"}
     policy = policy_of({**ERRORS, "margin": "1%"}, **rules)
     schedule = schedule_with(2 * 86_400)
@@ -207,11 +207,11 @@ def test_long_runs_count_blocks_of_time(policy_of, schedule_with):
     [gate] = plan.gates
 
     assert units.name == gate.unit == "block"
-    assert units.requests_each == 10.0
-    assert units.times_s[0] == 24 * 3600 / 20 + 10 + policy.traffic.timeout_s
+    assert units.requests_each == 40.0
+    assert units.times_s[0] == 24 * 3600 / 20 + 40 + policy.traffic.timeout_s
     assert units.times_s[-1] == schedule.arrived_s[-1]
     assert gate.at_least == gate.expected == 449
-    assert gate.at_least_s == math.ceil((4320 + 4490 + 600) / 3600) * 3600
+    assert gate.at_least_s == math.ceil((4320 + 40 * 449 + 600) / 3600) * 3600
     assert plan.expected_s == 24 * 3600
     assert any("blocks of time" in note for note in plan.notes)
 
