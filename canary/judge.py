@@ -86,16 +86,18 @@ def judge_evidence(
         repeat: What is needed to repeat the run; goes into the document as it is.
     """
     assessment, looks = Assessment(policy, evidence), []
-    state: Weighed | None = None
     for now_s in _look_times(policy, end_s):
-        state = assessment.look(
-            now_s, last=now_s == end_s, over=_over(policy, now_s, ended)
-        )
-        looks.append(state.look)
+        state = assessment.look(now_s)
         if state.look.verdict.final:
+            looks.append(state.look)
             break
-    if state is None:
-        raise ValueError("there is always a look")
+        if now_s < end_s:
+            looks.append(state.look)
+    else:
+        # What a regular look has not decided is looked at once more with all there is.
+        over = _over(policy, end_s, ended)
+        state = assessment.look(end_s, last=True, over=over)
+        looks.append(state.look)
     return describe_look(
         policy, assessment, state, looks, run=run, ended=ended, repeat=repeat
     )
@@ -201,13 +203,11 @@ class _Folding:
 
 
 def _look_times(policy: Policy, end_s: float) -> list[float]:
-    """Every `look_every`, and one where the evidence ends, also of nothing; that one
-    alone in `mode: fixed`."""
+    """Every `look_every` until the evidence ends; none in `mode: fixed`."""
     if policy.decision.mode == "fixed":
-        return [end_s]
+        return []
     every_s = policy.decision.look_every_s
-    times = [every_s * k for k in range(1, math.ceil(end_s / every_s))]
-    return [*times, end_s]
+    return [every_s * k for k in range(1, math.floor(end_s / every_s) + 1)]
 
 
 def describe_look(

@@ -10,6 +10,24 @@ def rules(**written: object) -> DecisionRules:
 
 
 @pytest.mark.parametrize(
+    ("written", "least_block_s"),
+    [
+        ({}, 40.0),
+        ({"min_duration": "7d"}, 160.0),
+        ({"min_duration": "11h"}, 10.0),
+        ({"min_duration": "12h"}, 20.0),
+        ({"min_duration": "0s"}, 10.0),
+        ({"block": "5m"}, 300.0),
+    ],
+)
+def test_blocks_are_no_shorter_than_a_promotion_needs(
+    written: dict[str, str], least_block_s: float
+) -> None:
+    """`min_duration` holds 2,048 of them or more, where `auto` sets the length."""
+    assert least_block_s == rules(**written).least_block_s
+
+
+@pytest.mark.parametrize(
     ("written", "block", "by_request", "calibration_s"),
     [
         ({}, "auto", False, 4320.0),

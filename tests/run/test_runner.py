@@ -11,7 +11,7 @@ from canary.errors import ArmError
 from canary.evidence.journal import Journal, RunFolder, read_segments
 from canary.evidence.observation import Status, from_table
 from canary.evidence.pairs import CONTROL_ARM
-from canary.judge import judge
+from canary.judge import Ended, judge
 from canary.policy.model import Policy
 from canary.runner import (
     BUDGET,
@@ -243,6 +243,53 @@ def test_the_verdict_of_the_run_is_the_verdict_of_its_observations(tmp_path):
     assert last.verdict == decision.verdict == "promote"
     assert last.elapsed_s == decision.elapsed_s
     assert [look for _, look in stage.listener.looks] == list(decision.looks)
+
+
+@pytest.mark.parametrize("slower", [1.0, 1.4])
+def test_a_long_run_looks_at_blocks_as_its_judge_does(tmp_path, slower):
+    """Two days of blocks: looks taken while requests come are those of all at once."""
+    gates = [
+        {"metric": "service", "quantile": "p50", "max_ratio": 1.1},
+        {"metric": "errors", "margin": "5%"},
+    ]
+    rules = {"min_duration": "2h", "max_duration": "2d", "look_every": "30m"}
+    policy = policy_of(gates=gates, block="auto", **rules)
+
+    def took(factor):
+        return lambda request: factor * (1 + int(request.request_id[1:]) % 89 / 100)
+
+    stage = Stage(
+        tmp_path,
+        [policy],
+        plan_of(4000, every_s=7.0, kind="latency"),
+        dense=ScriptedVariant(service_s=took(1.0)),
+        window=ScriptedVariant(service_s=took(slower)),
+    )
+
+    played = stage.runner.run()
+    decision = judge(
+        policy, read_segments(stage.folder), run="r", ended=played.ends["one"]
+    )
+
+    assert decision.verdict == ("promote" if slower == 1.0 else "rollback")
+    assert [look for _, look in stage.listener.looks] == list(decision.looks)
+    assert [80.0, 10.0] == [gate.block_s for gate in decision.gates]  # times repeat
+
+
+def test_one_look_waits_for_the_end(tmp_path):
+    """A policy that looks once is looked at by nobody while its run goes on."""
+    policy = policy_of(mode="fixed")
+    stage = Stage(tmp_path, [policy], plan_of(100))
+
+    played = stage.runner.run()
+    decision = judge(
+        policy, read_segments(stage.folder), run="r", ended=Ended(reason=played.reason)
+    )
+
+    assert played.reason == END_OF_TRAFFIC
+    assert stage.listener.looks == []
+    assert decision.verdict == "promote"
+    assert len(decision.looks) == 1
 
 
 def test_traffic_that_ends_is_a_reason(tmp_path):
