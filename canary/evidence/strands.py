@@ -73,8 +73,7 @@ class Strand:
             return None
         rows = _joined([*self._taken, *self._fresh])
         others = sorted(name for name in rows if name != BLOCK)
-        keys = [rows[name].astype(str) if rows[name].dtype == object else rows[name]
-                for name in others[::-1]]  # fmt: skip
+        keys = [key for name in others[::-1] for key in _keys(rows[name])]
         return _picked(rows, np.lexsort([*keys, rows[BLOCK]]))
 
     def _in_order(self) -> Rows:
@@ -85,6 +84,13 @@ class Strand:
                 rows = _picked(rows, np.argsort(block, kind="stable"))
             self._fresh, self._sorted = [rows], True
         return self._fresh[0]
+
+
+def _keys(column: Column) -> list[Column]:
+    """What rows are put in order by: a column, or each of those side by side in it."""
+    if column.dtype == object:
+        return [column.astype(str)]
+    return list(column.reshape(len(column), -1).T)
 
 
 def _joined(parts: list[Rows]) -> Rows:

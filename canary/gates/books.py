@@ -11,6 +11,11 @@ from canary.policy.model import Policy, regime_names
 
 _COMPARED = ("score", "ttft_s", "latency_s", "service_s")
 _MICROSECONDS = 1_000_000
+_NEVER_US = np.iinfo(np.int64).max
+_EXTREMES = {
+    "first_us": (np.minimum, _NEVER_US),
+    "last_us": (np.maximum, -_NEVER_US),
+}
 
 
 @dataclass(slots=True)
@@ -118,13 +123,29 @@ def book_rows(policy: Policy, pairs: Pairs, length_s: float) -> Rows:
     }
 
 
+def summed(rows: Rows) -> Rows:
+    """Return one row per base block, whatever shards it was counted on."""
+    found, index = np.unique(rows["block"], return_inverse=True)
+    whole: Rows = {"block": np.asarray(found, np.int64)}
+    for name, column in rows.items():
+        if name == "block":
+            continue
+        total = np.zeros((len(found), *column.shape[1:]), np.int64)
+        if name in _EXTREMES:
+            total += _EXTREMES[name][1]
+            _EXTREMES[name][0].at(total, index, column)
+        else:
+            np.add.at(total, index, column)
+        whole[name] = total
+    return whole
+
+
 def _busy(pairs: Pairs, index: Ints, size: int) -> Rows:
     arrived_us = np.rint(pairs.baseline_arrived_s * _MICROSECONDS).astype(np.int64)
     service_us = np.rint(pairs.baseline_service_s * _MICROSECONDS).astype(np.int64)
     busy, first, last = (np.zeros(size, np.int64) for _ in range(3))
     np.add.at(busy, index, service_us)
-    first[:] = np.iinfo(np.int64).max
-    last[:] = np.iinfo(np.int64).min
+    first[:], last[:] = _NEVER_US, -_NEVER_US
     np.minimum.at(first, index, arrived_us)
     np.maximum.at(last, index, arrived_us)
     return {"busy_us": busy, "first_us": first, "last_us": last}

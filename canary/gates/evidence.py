@@ -14,7 +14,7 @@ from canary.errors import ObservationError
 from canary.evidence.blocks import Ints, SessionBlocks, block_of
 from canary.evidence.pairs import Pairs
 from canary.evidence.strands import Rows, Strand
-from canary.gates.books import book_rows
+from canary.gates.books import book_rows, summed
 from canary.gates.control import control_rows, sent_columns
 from canary.gates.rows import fair_share
 from canary.gates.scales import rows_of
@@ -113,7 +113,10 @@ class Evidence:
         """Return everything that was folded, the same bytes for the same evidence."""
         columns = {}
         for name, strand in sorted(self.strands.items()):
-            for column, values in (strand.canonical() or {}).items():
+            rows = strand.canonical() or {}
+            if name == BOOKS and rows:
+                rows = summed(rows)
+            for column, values in rows.items():
                 plain = values.astype(str) if values.dtype == object else values
                 columns[f"{name}|{column}"] = plain
         facts = {

@@ -7,7 +7,7 @@ is forgotten. So a look costs what is new, however long the run.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,6 +24,7 @@ SHARES.flags.writeable = False
 _NEIGHBOURHOOD = 0.25  # of probability, around the quantile
 _ROOM_BELOW, _ROOM_ABOVE = math.log(2), math.log(8)
 _COUNTERS_AT_ONCE = 2_000_000
+_FIRST_NARROWING = 32
 
 Gain = Callable[[Floats, Floats], Floats]
 """What a bet of everything gains, from a block's count and its requests."""
@@ -31,14 +32,25 @@ Gain = Callable[[Floats, Floats], Floats]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Units:
-    """Pairs in blocks: the bins of each, its block, and each block's requests and
-    stretch of time (`canary.stats.onset.stretch_of`)."""
+    """Pairs in the order of their blocks: the bins of each, the number of its block,
+    and each block's requests and stretch of time (`canary.stats.onset.stretch_of`)."""
 
     baseline: Ints
     candidate: Ints
     block: Ints
     requests: Ints
     stretch: Ints
+
+    def part(self, begin: int, end: int) -> "Units":
+        """Return some of the blocks; pairs are in the order of their blocks."""
+        first, last = np.searchsorted(self.block, [begin, end])
+        return Units(
+            baseline=self.baseline[first:last],
+            candidate=self.candidate[first:last],
+            block=self.block[first:last] - begin,
+            requests=self.requests[begin:end],
+            stretch=self.stretch[begin:end],
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,12 +113,28 @@ class BlockCells:
         self._hold = _Stakes(window.cells, discrete=discrete)
         self._broken: list[_Stakes] = []
         self._set_alpha = set_alpha
+        self._blocks, self._narrowing = 0, _FIRST_NARROWING
+        self._shown = (Interval(), Interval())
         self.sets = (Interval(), Interval())
 
     def add(self, units: Units) -> None:
-        """Let everybody bet on more blocks."""
-        if not len(units.requests) or not self._cells:
-            return
+        """Let everybody bet on more blocks.
+
+        After so many blocks, whoever looks in between, cells that are out of the
+        question are forgotten: who looked when changes no evidence.
+        """
+        begin, blocks = 0, len(units.requests) if self._cells else 0
+        while begin < blocks:
+            end = min(begin + self._narrowing - self._blocks, blocks)
+            self._bet(units.part(begin, end))
+            self._blocks += end - begin
+            begin = end
+            if self._blocks == self._narrowing:
+                self._narrow(self._shown)
+                self._forget()
+                self._narrowing += math.ceil(self._narrowing / 8)
+
+    def _bet(self, units: Units) -> None:
         a, b_hold, b_broken = self._counts(units)
         requests = units.requests
         fewer, more = bet(a, requests, below(self._p), above(self._p))
@@ -143,17 +171,18 @@ class BlockCells:
         return a, hold, broken
 
     def look(self) -> QuantileLook:
-        """Return the evidence so far, and forget cells that are out of the question."""
+        """Return the evidence so far."""
         if not self._cells:
             return QuantileLook(hold=None, broken=None)
-        self._narrow()
+        first, second = self._shown
+        self.sets = (replace(first), replace(second))
+        self._narrow(self.sets)
         hold = broken = None
         if self.sets[0].finite:
             hold = float(self._hold.log_e()[self._inside(0)].min())
         if self.sets[1].finite and self._broken:
             log_e = since_start(self._broken, self._inside(1))
             broken = float(onset_mixture(log_e).min())
-        self._forget()
         return QuantileLook(hold=hold, broken=broken)
 
     @property
@@ -184,10 +213,10 @@ class BlockCells:
         cells = self.sets[which].cells()
         return slice(cells.start - self._first, cells.stop - self._first)
 
-    def _narrow(self) -> None:
+    def _narrow(self, sets: tuple[Interval, Interval]) -> None:
         """Most of what the set may miss with goes to the side with less to gain."""
         above, below_ = log_mean_exp(self._above), log_mean_exp(self._below)
-        for kept, alpha in zip(self.sets, self._set_alpha, strict=True):
+        for kept, alpha in zip(sets, self._set_alpha, strict=True):
             low = np.flatnonzero(above >= log_threshold((1 - self._p) * alpha))
             high = np.flatnonzero(below_ >= log_threshold(self._p * alpha))
             kept.narrow(
@@ -196,8 +225,8 @@ class BlockCells:
             )
 
     def _forget(self) -> None:
-        lowers = [kept.lower for kept in self.sets]
-        uppers = [kept.upper for kept in self.sets]
+        lowers = [kept.lower for kept in self._shown]
+        uppers = [kept.upper for kept in self._shown]
         first, last = self._first, self._first + self._cells
         known_low = [lower for lower in lowers if lower is not None]
         known_high = [upper for upper in uppers if upper is not None]

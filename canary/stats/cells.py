@@ -79,7 +79,7 @@ def _points(bins: Ints, shift: int, width: int) -> Ints:
 class Interval:
     """A confidence set for the baseline's quantile: above g_lower, up to g_upper.
 
-    It only ever narrows: what was shown once stays shown. None: no bound yet.
+    None: no bound yet.
     """
 
     lower: int | None = None

@@ -123,6 +123,7 @@ class RequestCells:
         """Return the evidence so far."""
         if not self._cells:
             return QuantileLook(hold=None, broken=None)
+        self.sets = [Interval(), Interval()]  # of now: who looked when changes nothing
         self._narrow(self._total[0])
         return QuantileLook(hold=self._hold(), broken=self._broken())
 
