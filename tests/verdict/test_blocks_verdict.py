@@ -189,6 +189,7 @@ def test_unequal_weights_leave_a_fair_share(policy_of, table_of):
         kind="latency",
         prompt_tokens=[9000 if one else 100 for one in long_prompt],
         weight=[1.0 if one else 4.0 for one in long_prompt],
+        every_s=0.5,
     )
     gates = [
         {"metric": "errors", "margin": "30%"},
