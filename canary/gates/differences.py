@@ -42,6 +42,15 @@ def margin_of(gate: Gate) -> float:
     return gate.margin
 
 
+def weight_of(tally: CountTally | ValueTally, threshold: float) -> Weight:
+    """Return the evidence in a tally."""
+    return Weight(
+        log_e_hold=tally.log_e_hold(),
+        log_e_broken=tally.log_e_broken(),
+        threshold_hold=threshold,
+    )
+
+
 def difference_result(
     gate: Gate,
     policy: Policy,

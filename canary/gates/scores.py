@@ -9,7 +9,7 @@ from canary.decision import GateResult, GateStatus
 from canary.evidence.blocks import Ints
 from canary.evidence.strands import Rows, Strand
 from canary.gates.common import Weight, no_evidence
-from canary.gates.differences import Means, difference_result, margin_of
+from canary.gates.differences import Means, difference_result, margin_of, weight_of
 from canary.gates.finite_set import FiniteSet
 from canary.gates.rows import STEPS
 from canary.policy.model import Gate, Policy
@@ -104,11 +104,7 @@ class ScoreScale:
             return no_evidence(f"{told} lose", threshold, more_would_help=False)
         if self._set is not None:
             return self._of_set(self._set, threshold)
-        return Weight(
-            log_e_hold=self.tally.log_e_hold(),
-            log_e_broken=self.tally.log_e_broken(),
-            threshold_hold=threshold,
-        )
+        return weight_of(self.tally, threshold)
 
     def _of_set(self, of: "FiniteSet", threshold: float) -> Weight:
         if of.total is None:

@@ -13,7 +13,7 @@ from canary.evidence.blocks import Ints
 from canary.evidence.strands import Rows, Strand
 from canary.gates.calendar import Calendar, counting_rows, runs_of
 from canary.gates.common import Weight, no_evidence
-from canary.gates.differences import Means, difference_result, margin_of
+from canary.gates.differences import Means, difference_result, margin_of, weight_of
 from canary.policy.model import Gate, Policy
 from canary.stats.betting import FEWER_SHARES, Floats
 from canary.stats.dependence import effective_units
@@ -95,11 +95,7 @@ class ShareScale:
         reason = self._nothing_to_lose(self._means.baseline)
         if reason is not None:
             return no_evidence(reason, threshold, more_would_help=False)
-        return Weight(
-            log_e_hold=self.tally.log_e_hold(),
-            log_e_broken=self.tally.log_e_broken(),
-            threshold_hold=threshold,
-        )
+        return weight_of(self.tally, threshold)
 
     def describe(self, weight: Weight, status: GateStatus) -> GateResult:
         """Return everything a report says about the limit."""
