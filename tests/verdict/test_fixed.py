@@ -13,7 +13,7 @@ ENDED = Ended(reason="end of traffic")
 ACCURACY = {"metric": "accuracy", "margin": "5%"}
 LATENCY = {"metric": "latency", "quantile": "p50", "max_ratio": 1.1}
 ERRORS = {"metric": "errors", "margin": "5%"}
-RUNS = 200
+RUNS = 100
 
 
 @pytest.fixture
