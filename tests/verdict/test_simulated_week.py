@@ -18,7 +18,7 @@ from canary.decision import Verdict
 from canary.judge import Ended, judge
 
 BLOCK = "auto"
-RUNS = 15
+RUNS = 8
 PER_HOUR = 143  # 24,000 a week: some hundred blocks of a hundred latencies each
 SHARED = 0.5  # of the noise; the more is an arm's own, the more its drift matters
 GATES = (
