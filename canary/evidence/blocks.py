@@ -53,7 +53,11 @@ class SessionBlocks:
     def closed(self, now_s: float) -> int:
         """Return how many blocks have passed their deadline at a time of the run."""
         passed_s = np.array([max(now_s - self.linger_s, 0.0)])
-        return int(block_of(passed_s, self.length_s)[0])
+        closed = int(block_of(passed_s, self.length_s)[0])
+        # The difference may be rounded across a deadline; the deadline decides.
+        closed += now_s >= self._deadline_s(closed)
+        closed -= closed > 0 and now_s < self._deadline_s(closed - 1)
+        return closed
 
     def _deadline_s(self, block: int) -> float:
         return self.length_s * (block + 1) + self.linger_s

@@ -93,7 +93,9 @@ class RequestCells:
         """
         finite = points[(points > ZERO_BIN + 1) & (points < INFINITE_BIN - 1)]
         if not finite.size:
-            return
+            if self._cells:
+                return
+            finite = np.zeros(1, np.int64)  # zeros count from now on, wherever
         if not self._cells:
             self._first = int(finite[0])
         left = max(self._first - int(finite.min()) + _ROOM, 0)
