@@ -6,7 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from canary.assessment import Assessment
 from canary.decision import GateStatus, Verdict
+from canary.evidence.pairs import pair_up
+from canary.gates import Evidence
 from canary.judge import Ended, judge
 
 ENDED = Ended(reason="end of traffic")
@@ -250,3 +253,167 @@ def test_a_control_in_blocks_tells_device_from_variant(long_policy, table_of):
     sound = verdict_of(1.0)
     assert sound.verdict is Verdict.ROLLBACK
     assert sound.gates[0].status is GateStatus.BROKEN
+
+
+def with_copy(table_of, a, b, copy):
+    """A table of both arms and of the baseline's copy."""
+    third = timed(table_of, a, copy)
+    third = third.filter([arm == "candidate" for arm in third["arm"].to_pylist()])
+    index = third.column_names.index("arm")
+    third = third.set_column(index, "arm", [["baseline_aa"] * third.num_rows])
+    table = timed(table_of, a, b)
+    return pa.concat_tables([table, third.cast(table.schema)])
+
+
+def test_equal_copies_that_drift_are_rarely_called_different(
+    long_policy, table_of, assessment_of
+):
+    """What binds neighbours for a minute is no difference of the device, ever."""
+    runs, found = 20, 0
+    policy = long_policy(LATENCY).model_copy(update={"aa_control": 1.0})
+    for seed in range(runs):
+        rng = np.random.default_rng(100 + seed)
+        shared = np.exp(0.3 * drifting(rng, 2500, 0.9))
+        # Each copy drifts by itself too, for a minute: short against what sets blocks.
+        own = [np.exp(0.2 * drifting(rng, 2500, 0.9)) for _ in range(3)]
+        table = with_copy(table_of, *(shared * times for times in own))
+        assessment = assessment_of(policy, table)
+        looks = [assessment.look(at_s) for at_s in np.arange(1, 8) * 1800.0]
+        found += any(look.control.differs for look in looks)
+
+    assert found / runs <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / runs)
+
+
+def test_slices_folded_between_looks_give_the_looks_of_the_whole(long_policy, table_of):
+    """A runner folds what has arrived and looks, again and again, as judge does."""
+    rng = np.random.default_rng(7)
+    slow = np.exp(0.5 * drifting(rng, COUNT, 0.97))
+    a, b = slow * rng.lognormal(0, 0.05, (2, COUNT))
+    policy = long_policy(LATENCY, ERRORS, min_pairs=10**6)
+    table = timed(table_of, a, b, session_id=[f"s{n // 7}" for n in range(COUNT)])
+    expected = judged(policy, table).looks[:-1]
+    arrived = table["arrived_s"].to_numpy()
+    evidence = Evidence(policy)
+    assessment = Assessment(policy, evidence)
+
+    found, since = [], 0.0
+    for look in expected:
+        now = table.filter(pa.array((arrived >= since) & (arrived < look.elapsed_s)))
+        evidence.fold(pair_up(now, baseline="baseline", candidate="candidate"))
+        found.append(assessment.look(look.elapsed_s).look)
+        since = look.elapsed_s
+
+    assert [look.pairs for look in expected] == [look.pairs for look in found]
+    for one, other in zip(expected, found, strict=True):
+        assert one.log_e_hold == pytest.approx(other.log_e_hold, abs=1e-9)
+        assert one.log_e_broken == pytest.approx(other.log_e_broken, abs=1e-9)
+
+
+def without_answer(table, request):
+    """The table without the candidate's row of one request."""
+    kept = [
+        not (name == request and arm == "candidate")
+        for name, arm in zip(
+            table["request_id"].to_pylist(), table["arm"].to_pylist(), strict=True
+        )
+    ]
+    return table.filter(kept)
+
+
+def test_what_is_in_flight_holds_back_blocks_too(long_policy, table_of):
+    """Ten requests before the last, one isn't answered: evidence ends before it."""
+    policy = long_policy(ERRORS, min_pairs=10**6)
+    waiting = without_answer(
+        table_of({}, {}, latency_s=[1.0] * 2000, kind="latency", every_s=5.0), "r1990"
+    )
+
+    assert judge(policy, waiting, run="r").pairs == 1990
+    assert judged(policy, waiting).pairs == 1999
+
+
+def test_what_is_never_answered_is_a_loss_once_its_timeout_has_passed(
+    policy_of, table_of
+):
+    """While more may come, an old request without an answer holds nothing back."""
+    policy = policy_of(ERRORS, min_pairs=10**6, max_duration="1h")
+    count = int(policy.traffic.timeout_s) + 200
+    table = table_of({}, {}, latency_s=[1.0] * count, kind="latency")
+
+    decision = judge(policy, without_answer(table, "r100"), run="r")
+
+    assert decision.pairs == count - 1
+    assert decision.validity.missing_candidate == 1
+
+
+def weighed(policy_of, table_of):
+    """Sessions of four requests with weight 1 or 4, and what judging them gives."""
+    rng = np.random.default_rng(8)
+    count = 4000
+    heavy = np.repeat(rng.random(count // 4) < 0.5, 4)
+    bad = rng.random((2, count)) < np.where(heavy, 0.05, 0.3)
+    weight = np.where(heavy, 4.0, 1.0)
+    status = [["error" if one else "ok" for one in arm] for arm in bad]
+    table = table_of(
+        {"status": status[0]},
+        {"status": status[1]},
+        kind="latency",
+        every_s=0.5,
+        session_id=[f"s{n // 4}" for n in range(count)],
+        weight=list(weight),
+    )
+    policy = policy_of({"metric": "errors", "margin": "30%"}, min_pairs=10**6)
+    return judged(policy, table).gates[0], heavy, weight, bad
+
+
+def test_a_session_stays_or_goes_as_a_whole(policy_of, table_of):
+    """Of sessions of four requests with equal weights none is cut in the fair share."""
+    gate, heavy, _, _ = weighed(policy_of, table_of)
+    light = gate.requests - int(heavy.sum())
+
+    assert light % 4 == 0
+    assert light / (~heavy).sum() == pytest.approx(0.25, abs=0.06)
+
+
+def test_the_weighted_estimate_counts_each_request_by_its_weight(policy_of, table_of):
+    """The difference of the arms' shares, each request as often as it stands for."""
+    gate, _, weight, bad = weighed(policy_of, table_of)
+    baseline, candidate = (bad * weight).sum(axis=1) / weight.sum()
+
+    assert gate.weighted_estimate == pytest.approx(candidate - baseline, abs=1e-9)
+
+
+def test_a_regime_may_go_before_the_others_in_blocks(long_policy, table_of):
+    """What blocks of time show of short prompts doesn't wait for the long ones."""
+    tokens = [9000 if n % 300 == 0 else 100 for n in range(COUNT)]
+    gates = [
+        {"metric": "errors", "margin": "5%", "regime": "<8k"},
+        {"metric": "errors", "margin": "5%", "regime": ">=8k"},
+    ]
+    table = table_of(
+        {}, {}, kind="latency", prompt_tokens=tokens, status=["ok"] * COUNT, every_s=5.0
+    )
+
+    decision = judged(long_policy(*gates), table)
+
+    assert decision.verdict is Verdict.INCONCLUSIVE
+    assert [decision.candidate, decision.baseline] == [
+        route.serve for route in decision.routing
+    ]
+
+
+def test_harm_in_one_regime_keeps_all_on_the_baseline(long_policy, table_of):
+    """After a rollback nothing goes to the candidate, whatever else was shown."""
+    tokens = [9000 if n % 4 == 0 else 100 for n in range(COUNT)]
+    bad = ["error" if t > 8192 and n > 3000 else "ok" for n, t in enumerate(tokens)]
+    gates = [
+        {"metric": "errors", "margin": "5%", "regime": "<8k"},
+        {"metric": "errors", "margin": "5%", "regime": ">=8k"},
+    ]
+    table = table_of(
+        {}, {"status": bad}, kind="latency", prompt_tokens=tokens, every_s=5.0
+    )
+
+    decision = judged(long_policy(*gates, min_pairs=10**6), table)
+
+    assert decision.verdict is Verdict.ROLLBACK
+    assert {decision.baseline} == {route.serve for route in decision.routing}

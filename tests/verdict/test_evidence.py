@@ -1,11 +1,15 @@
 """Evidence as whole numbers: it adds up in any order, on any machine."""
 
+import itertools
 import json
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from canary.decision import GateStatus
 from canary.errors import ObservationError
 from canary.evidence.pairs import pair_up
 from canary.gates import Evidence
@@ -193,3 +197,141 @@ def test_a_document_is_plain_json(policy, table_of):
     text = judge(policy, table_with(table_of), run="r", ended=ENDED).to_json()
 
     assert json.loads(text, parse_constant=pytest.fail)["pairs"] > 0
+
+
+@settings(
+    max_examples=8,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(count=st.integers(1, 6), seed=st.integers(0, 999), data=st.data())
+def test_any_split_adds_up_however_it_is_grouped(policy, table_of, count, seed, data):
+    """Merging is associative and commutes, for any split by request."""
+    table = table_with(table_of)
+    apart = [folded(policy, [shard]) for shard in shards_of(table, count, seed)]
+    order = data.draw(st.permutations(range(count)))
+    cut = data.draw(st.integers(0, count))
+    turned = [apart[index] for index in order]
+
+    grouped = merged(policy, [merged(policy, turned[:cut]), *turned[cut:]])
+
+    assert folded(policy, [table]).to_bytes() == grouped.to_bytes()
+
+
+def test_merging_leaves_the_shards_as_they_were(policy, table_of):
+    """A shard may be merged again, with others."""
+    apart = [folded(policy, [one]) for one in shards_of(table_with(table_of), 2, 0)]
+    before = [shard.to_bytes() for shard in apart]
+
+    merged(policy, apart)
+
+    assert before == [shard.to_bytes() for shard in apart]
+
+
+def test_rows_in_any_order_give_the_same_document(policy, table_of):
+    """The document is equal to the byte however the rows come."""
+    table = table_with(table_of)
+    order = pa.array(np.random.default_rng(1).permutation(table.num_rows))
+
+    expected = judge(policy, table, run="r", ended=ENDED).to_json()
+
+    assert expected == judge(policy, table.take(order), run="r", ended=ENDED).to_json()
+
+
+def test_latencies_may_be_swapped_inside_a_block(policy_of, table_of):
+    """Whose pair of latencies it was doesn't matter among requests of ten seconds."""
+    policy = policy_of(GATES[0], GATES[2], **MODES["blocks"])
+    rng = np.random.default_rng(2)
+    pairs = rng.lognormal(0, 0.5, (COUNT, 1)) * rng.lognormal(0, 0.1, (COUNT, 2))
+    block = np.arange(COUNT) * 3 // 10
+    swapped = pairs[np.lexsort((rng.random(COUNT), block))]
+
+    expected, found = (
+        judge(
+            policy,
+            table_of({"latency_s": list(a)}, {"latency_s": list(b)}, every_s=3.0),
+            run="r",
+            ended=ENDED,
+        ).to_json()
+        for a, b in (pairs.T, swapped.T)
+    )
+
+    assert expected == found
+
+
+def last_looks(policy_of, table, rules, schedules):
+    """The last look of one policy at several values of `look_every`."""
+    return [
+        judge(
+            policy_of(*GATES, **{**rules, "look_every": every, "min_pairs": 10**6}),
+            table,
+            run="r",
+            ended=ENDED,
+        ).looks[-1]
+        for every in schedules
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rules", "schedules"),
+    [({"block": "request"}, ("10s", "20s")), (MODES["blocks"], ("10m", "1h"))],
+    ids=MODES,
+)
+def test_how_often_is_looked_changes_no_evidence_that_limits_hold(
+    policy_of, table_of, rules, schedules
+):
+    """At the same time there is the same evidence, whatever `look_every` is."""
+    one, other = last_looks(policy_of, table_with(table_of), rules, schedules)
+
+    assert one.elapsed_s == other.elapsed_s
+    assert one.log_e_hold == pytest.approx(other.log_e_hold, abs=1e-9)
+
+
+def test_how_often_is_looked_changes_no_evidence_of_harm_in_blocks(policy_of, table_of):
+    """Bets on late harm begin anew by blocks of time, which no look makes longer."""
+    rules = MODES["blocks"]
+    one, other = last_looks(policy_of, table_with(table_of), rules, ("10m", "1h"))
+
+    assert one.log_e_broken == pytest.approx(other.log_e_broken, abs=1e-9)
+
+
+@pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
+@pytest.mark.parametrize(
+    ("gate", "rooms"),
+    [
+        (GATES[0], ("max_ratio", [1.02, 1.05, 1.1, 1.2, 1.5])),
+        (GATES[3], ("margin", ["1%", "2%", "3%", "5%", "10%"])),
+        (GATES[4], ("margin", ["2%", "5%", "10%", "15%", "25%"])),
+    ],
+    ids=["ratio", "errors", "accuracy"],
+)
+def test_what_holds_still_holds_with_more_room(policy_of, table_of, gate, rooms, mode):
+    """A wider limit never turns what is shown to hold into what isn't."""
+    table, (name, values) = table_with(table_of), rooms
+    rules = {**mode, "min_pairs": 10**6}
+
+    holds = [
+        judge(policy_of({**gate, name: value}, **rules), table, run="r", ended=ENDED)
+        .gates[0]
+        .status
+        is GateStatus.HOLDS
+        for value in values
+    ]
+
+    assert sorted(holds) == holds
+    assert holds[-1]
+
+
+@pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
+def test_what_holds_still_holds_at_a_larger_alpha(policy_of, table_of, mode):
+    """Who accepts more errors has shown whatever the cautious have shown."""
+    table = table_with(table_of)
+    held = []
+    for alpha in ("0.1%", "1%", "5%", "10%"):
+        policy = policy_of(*GATES, **mode, alpha=alpha, min_pairs=10**6)
+        gates = judge(policy, table, run="r", ended=ENDED).gates
+        held.append({g.name for g in gates if g.status is GateStatus.HOLDS})
+
+    assert all(less <= more for less, more in itertools.pairwise(held))
+    assert held[-1]
