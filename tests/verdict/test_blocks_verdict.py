@@ -273,12 +273,12 @@ def test_equal_copies_that_drift_are_rarely_called_different(
     policy = long_policy(LATENCY).model_copy(update={"aa_control": 1.0})
     for seed in range(runs):
         rng = np.random.default_rng(100 + seed)
-        shared = np.exp(0.3 * drifting(rng, 2500, 0.9))
+        shared = np.exp(0.3 * drifting(rng, 1800, 0.9))
         # Each copy drifts by itself too, for a minute: short against what sets blocks.
-        own = [np.exp(0.2 * drifting(rng, 2500, 0.9)) for _ in range(3)]
+        own = [np.exp(0.2 * drifting(rng, 1800, 0.9)) for _ in range(3)]
         table = with_copy(table_of, *(shared * times for times in own))
         assessment = assessment_of(policy, table)
-        looks = [assessment.look(at_s) for at_s in np.arange(1, 8) * 1800.0]
+        looks = [assessment.look(at_s) for at_s in np.arange(1, 6) * 1800.0]
         found += any(look.control.differs for look in looks)
 
     assert found / runs <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / runs)
