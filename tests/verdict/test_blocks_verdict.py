@@ -10,6 +10,7 @@ from canary.assessment import Assessment
 from canary.decision import GateStatus, Verdict
 from canary.evidence.pairs import pair_up
 from canary.gates import Evidence
+from canary.gates.rows import fair_share
 from canary.judge import Ended, judge
 
 ENDED = Ended(reason="end of traffic")
@@ -365,12 +366,28 @@ def weighed(policy_of, table_of):
     return judged(policy, table).gates[0], heavy, weight, bad
 
 
-def test_a_session_stays_or_goes_as_a_whole(policy_of, table_of):
-    """Of sessions of four requests with equal weights none is cut in the fair share."""
+def test_a_session_stays_or_goes_as_a_whole(table_of):
+    """Of a session with one weight the fair share has all requests or none."""
+    table = table_of(
+        {},
+        {},
+        kind="latency",
+        latency_s=[1.0] * 800,
+        session_id=[f"s{n // 4}" for n in range(800)],
+        weight=[1.0] * 800,
+    )
+    pairs = pair_up(table, baseline="baseline", candidate="candidate")
+
+    kept = fair_share(pairs, 4.0).reshape(-1, 4).sum(axis=1)
+
+    assert {0, 4} == set(kept.tolist())
+
+
+def test_a_gate_on_all_traffic_counts_a_fair_share(policy_of, table_of):
+    """All of the heaviest requests, and of those with a quarter of it every fourth."""
     gate, heavy, _, _ = weighed(policy_of, table_of)
     light = gate.requests - int(heavy.sum())
 
-    assert light % 4 == 0
     assert light / (~heavy).sum() == pytest.approx(0.25, abs=0.06)
 
 
