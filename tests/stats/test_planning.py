@@ -3,7 +3,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from canary.stats import (
@@ -292,7 +292,7 @@ def test_the_formula_gives_the_power_that_it_says() -> None:
 @given(
     st.floats(0.01, 1),
     st.floats(-1, 1),
-    st.floats(0, 0.2),
+    st.floats(1e-4, 0.2),
     st.floats(0.001, 0.2),
     st.floats(0.3, 0.99),
 )
@@ -307,6 +307,7 @@ def test_more_certainty_needs_more_pairs(
         "alpha": alpha,
         "power": power,
     }
+    assume(abs(part * discordance + margin) > 1e-6)  # nearer, rounding decides
     found = fixed_pairs_needed(**question)
     if part * discordance <= -margin:
         assert found is None

@@ -16,7 +16,7 @@ ACCURACY = {"metric": "accuracy", "margin": "10%"}
 ERRORS = {"metric": "errors", "margin": "10%"}
 ENDED = Ended(reason="end of traffic")
 DENSE, OTHER = ("sdpa[dense]",), ("blocked[dense]",)
-RUNS = 60
+RUNS = 40
 
 
 def arms(*, every_s=0.25, control_every=1, shared=None, **columns):

@@ -9,7 +9,7 @@ import pytest
 from canary.decision import Verdict
 from canary.judge import Ended, judge
 
-RUNS = 100
+RUNS = 60
 LATENCY = {"metric": "latency", "quantile": "p50", "max_ratio": 1.1}
 ACCURACY = {"metric": "accuracy", "margin": "5%"}
 
