@@ -1,29 +1,33 @@
-"""Attention by torch's flex_attention: one compiled kernel for every rule and length.
+"""Attention by torch's flex_attention: few compiled kernels for all masks and lengths.
 
-What differs between rules and lengths is data: tables of the blocks that a row of
-queries touches, made from `Rule.key_ranges`, and three numbers (window, globals, first
-query) that the mask reads. So it is compiled once for a shape of heads and a dtype.
+What differs between masks and lengths is data: lists of the blocks that a row of
+queries touches, tables, and the band's numbers. What is compiled anew is a shape of
+heads, a dtype, and each of three kinds of mask: by window, with a stride, with a table.
 """
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch.nn.attention.flex_attention import BlockMask, flex_attention
+from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
 from torch.utils._triton import has_triton
 
 from canary.attention.lengths import BLOCK_TOKENS, padded, padded_length
-from canary.attention.rules import Dense, KeyRanges, LocalGlobal, Rule, SlidingWindow
+from canary.attention.masks import Mask
+from canary.attention.rules import Rule
+from canary.attention.scores import Hyperbolic, Relu, SoftThreshold
+from canary.attention.tiles import Tiles
+from canary.attention.weights import exponent, lifted
 from canary.errors import AttentionError
 
 # Sizes of 0 and 1 are never dynamic to torch, and less than 128 queries take another
 # kernel: two blocks at least keep all lengths in one compiled form.
 _LEAST_BLOCKS = 2
 
-# Each pair of heads, head width, dtype, memory layout and autograd mode compiles once.
-# torch's own limit of 8 is soon met by a process that runs several models; beyond it
-# `fullgraph` makes torch raise, where it would otherwise run unfused.
+# Each pair of heads, head width, dtype, memory layout, autograd mode and kind of mask
+# compiles once. torch's own limit of 8 is soon met by a process that runs several
+# models; beyond it `fullgraph` makes torch raise, where it would run unfused.
 _COMPILED_FORMS = 64
 
 # What torch can't see in dynamic lengths: they are whole blocks. (ROWS_GUARANTEED_SAFE
@@ -31,7 +35,7 @@ _COMPILED_FORMS = 64
 # its row's list, which windows don't; it makes them not-a-number.)
 _OPTIONS: Any = {"IS_DIVISIBLE": True}
 
-_FAR = 2**31 - 1
+ScoreMod = Callable[..., torch.Tensor]
 
 
 def compiles(device: torch.device) -> bool:
@@ -39,173 +43,288 @@ def compiles(device: torch.device) -> bool:
     return device.type == "cuda" and has_triton()
 
 
-def flex(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rule: Rule) -> torch.Tensor:
-    """Attend by blocks of 128 queries and keys; see `Kernel` for shapes.
+def compile_count() -> int:
+    """Return how many forms torch has compiled in this process so far."""
+    return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])  # noqa: SLF001 - no other name
+
+
+def flex(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: Mask,
+    weighing: Rule | None,
+) -> torch.Tensor:
+    """Attend by blocks of 128 queries and keys; shapes as in `attend`.
 
     Queries are padded in front to the start of their block, all ends to a whole block:
     what is padded behind is hidden by causality, and padded queries are cut off.
 
     Raises:
-        AttentionError: The rule is none that this kernel's mask can say, or torch
-            refuses to compile it in yet another form.
+        AttentionError: torch refuses to compile it in yet another form.
     """
     q_len, kv_len = q.shape[2], k.shape[2]
     first, front = divmod(kv_len - q_len, BLOCK_TOKENS)
     rows = max(_LEAST_BLOCKS, padded_length(front + q_len) // BLOCK_TOKENS)
-    mask = _block_mask(rule, first, rows, q.device)
     back = rows * BLOCK_TOKENS - front - q_len
     behind = (first + rows) * BLOCK_TOKENS - kv_len
-    run = _compiled(compiles(q.device))
+    if mask.block_mask is None:
+        mask.block_mask = _block_mask(mask, first, rows, q.device)
+    blocks = mask.block_mask
+    q = padded(q, front, back)
+    k, v = padded(k, 0, behind), padded(v, 0, behind)
+    scale: float | None = None
+    score: ScoreMod | None = None
+    if isinstance(weighing, Hyperbolic):
+        (q, q_time), (k, k_time) = (_on_sheet(weighing, x) for x in (q, k))
+        scale, score = 1.0, _distance(weighing, q_time, k_time)
+    elif isinstance(weighing, SoftThreshold):
+        log_sum = _call(_log_sum, q, k, v, blocks, None, None)
+        score = _above(weighing, log_sum)
+    elif weighing is not None:
+        score = _relu(weighing, q.device, q.dtype)
+    out = _call(_run, q, k, v, blocks, score, scale)
+    return out[:, :, front : front + q_len]
+
+
+def _call(
+    run: Callable[..., torch.Tensor],
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    blocks: BlockMask,
+    score: ScoreMod | None,
+    scale: float | None,
+) -> torch.Tensor:
+    # Only the eager form returns the logarithms of sums on a CPU.
+    fused = compiles(q.device)
     try:
-        out = run(
-            padded(q, front, back), padded(k, 0, behind), padded(v, 0, behind), mask
-        )
+        return _compiled(run, fused)(q, k, v, blocks, score, scale)
     except torch._dynamo.exc.FailOnRecompileLimitHit as error:  # noqa: SLF001 - it has no other name
         raise AttentionError(
             f"flex attention would be compiled in more than {_COMPILED_FORMS} forms in "
             "this process; run fewer head counts and dtypes in it, or use blocked"
         ) from error
-    return out[:, :, front : front + q_len]
 
 
 def _run(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: BlockMask
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: BlockMask,
+    score: ScoreMod | None,
+    scale: float | None,
 ) -> torch.Tensor:
     shared = q.shape[1] != k.shape[1]
     out: torch.Tensor = flex_attention(
-        q, k, v, block_mask=mask, enable_gqa=shared, kernel_options=_OPTIONS
+        q, k, v, score, mask, scale, enable_gqa=shared, kernel_options=_OPTIONS
     )
     return out
 
 
-@lru_cache(maxsize=2)
-def _compiled(fused: bool) -> Callable[..., torch.Tensor]:
+def _log_sum(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: BlockMask,
+    score: ScoreMod | None,
+    scale: float | None,
+) -> torch.Tensor:
+    _, more = flex_attention(
+        q,
+        k,
+        v,
+        score,
+        mask,
+        scale,
+        enable_gqa=q.shape[1] != k.shape[1],
+        kernel_options=_OPTIONS,
+        return_aux=AuxRequest(lse=True),
+    )
+    if more.lse is None:
+        raise RuntimeError("flex attention didn't return what it was asked for")
+    return more.lse
+
+
+@lru_cache(maxsize=4)
+def _compiled(
+    run: Callable[..., torch.Tensor], fused: bool
+) -> Callable[..., torch.Tensor]:
     config = torch._dynamo.config  # noqa: SLF001 - loaded here, it takes a second
     config.recompile_limit = max(config.recompile_limit, _COMPILED_FORMS)
     # Or two sizes that happen to be equal, like 4 heads and 4 blocks, stay so for good.
     torch.fx.experimental._config.use_duck_shape = False  # noqa: SLF001 - no other name
     backend = "inductor" if fused else "eager"
-    run: Callable[..., torch.Tensor] = torch.compile(
-        _run, dynamic=True, fullgraph=True, backend=backend
+    compiled: Callable[..., torch.Tensor] = torch.compile(
+        run, dynamic=True, fullgraph=True, backend=backend
     )
-    return run
+    return compiled
 
 
-class _Table(NamedTuple):
-    """Which blocks of keys each row of queries touches, and what the mask reads.
+def _relu(weighing: Rule, device: torch.device, dtype: torch.dtype) -> ScoreMod:
+    """Softmax of log(relu(s - t)) is relu(s - t) over its sum; all below: zero."""
+    assert isinstance(weighing, Relu)  # noqa: S101 - the only one left
+    threshold = _real(weighing.threshold, device, dtype)
 
-    Counts (rows) and blocks (rows, width), int32: first of the blocks that are seen in
-    part, then of those that each query of the row sees entirely.
-    """
+    def score(
+        s: torch.Tensor,
+        b: torch.Tensor,
+        h: torch.Tensor,
+        i: torch.Tensor,
+        j: torch.Tensor,
+    ) -> torch.Tensor:
+        del b, h, i, j
+        return torch.log(torch.relu(s - threshold))
 
-    lists: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
-    window: torch.Tensor
-    global_tokens: torch.Tensor
+    return score
 
 
-# A few kilobytes each, at few lengths.
-@lru_cache(maxsize=1024)
-def _block_mask(rule: Rule, first: int, rows: int, device: torch.device) -> BlockMask:
+def _above(weighing: SoftThreshold, log_sum: torch.Tensor) -> ScoreMod:
+    """Second pass: the logarithm of what a share exceeds the threshold by."""
+    threshold = _real(weighing.threshold, log_sum.device, log_sum.dtype)
+
+    def score(
+        s: torch.Tensor,
+        b: torch.Tensor,
+        h: torch.Tensor,
+        i: torch.Tensor,
+        j: torch.Tensor,
+    ) -> torch.Tensor:
+        del j
+        return torch.log(torch.relu(torch.exp(s - log_sum[b, h, i]) - threshold))
+
+    return score
+
+
+def _distance(
+    weighing: Hyperbolic, q_time: torch.Tensor, k_time: torch.Tensor
+) -> ScoreMod:
+    beta = _real(exponent(weighing), q_time.device, q_time.dtype)
+    groups = _number(q_time.shape[1] // k_time.shape[1], q_time.device)
+
+    def score(
+        s: torch.Tensor,
+        b: torch.Tensor,
+        h: torch.Tensor,
+        i: torch.Tensor,
+        j: torch.Tensor,
+    ) -> torch.Tensor:
+        inner = q_time[b, h, i] * k_time[b, h // groups, j] - s
+        return -beta * torch.acosh(torch.clamp(inner, min=1.0))
+
+    return score
+
+
+def _on_sheet(
+    weighing: Hyperbolic, x: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Lift in float32 at least; round space as x is, and take time from that."""
+    exact = torch.promote_types(x.dtype, torch.float32)
+    space = lifted(weighing, x.to(exact))[0].to(x.dtype)
+    time = (1 + space.to(exact).square().sum(-1)).sqrt()
+    return space, time.contiguous()
+
+
+def _block_mask(mask: Mask, first: int, rows: int, device: torch.device) -> BlockMask:
     """Return the mask for the rows of blocks [first, first + rows) of queries."""
     stop = first + rows
-    lists, window, global_tokens = _table(rule, 1 << (stop - 1).bit_length(), device)
+    listed = mask.tiles(BLOCK_TOKENS, BLOCK_TOKENS, device, least_width=_LEAST_BLOCKS)
+    some_counts, some, whole_counts, whole = _filled_up(listed, rows)
     # Made outside inference mode, or the first caller's mode would stick to the cache.
     with torch.inference_mode(mode=False):
-        start = _number(first * BLOCK_TOKENS, device)
-
-        # It must say all that the lists say: without a compiler they are not looked at.
-        def seen(
-            b: torch.Tensor, h: torch.Tensor, i: torch.Tensor, j: torch.Tensor
-        ) -> torch.Tensor:
-            del b, h
-            at = i + start
-            return (j <= at) & ((at - j < window) | (j < global_tokens))
-
-        # Copies, because a slice with odd strides or address would be one more form.
-        some_count, some, whole_count, whole = (
-            part[first:stop].clone()[None, None] for part in lists
-        )
         return BlockMask.from_kv_blocks(
-            some_count,
+            some_counts,
             some,
-            whole_count,
+            whole_counts,
             whole,
             BLOCK_SIZE=BLOCK_TOKENS,
-            mask_mod=seen,
+            mask_mod=_mask_mod(mask, first * BLOCK_TOKENS, device),
             seq_lengths=(rows * BLOCK_TOKENS, stop * BLOCK_TOKENS),
             compute_q_blocks=False,
         )
 
 
-@lru_cache(maxsize=64)
-def _table(rule: Rule, rows: int, device: torch.device) -> _Table:
-    window, global_tokens = _numbers(rule)
-    some, whole = [], []
-    for row in range(rows):
-        start, stop = row * BLOCK_TOKENS, (row + 1) * BLOCK_TOKENS
-        entire = _blocks_within(_common(rule, start, stop))
-        touched = _blocks_touched(rule.key_ranges(start, stop))
-        whole.append(sorted(entire))
-        some.append(sorted(touched - entire))
-    # The compiled kernel walks both lists with the strides of the first.
-    width = max(_LEAST_BLOCKS, *(len(row) for row in (*some, *whole)))
-    with torch.inference_mode(mode=False):
-        return _Table(
-            (*_ragged(some, width, device), *_ragged(whole, width, device)),
-            _number(window, device),
-            _number(global_tokens, device),
-        )
+def _filled_up(listed: Tiles, rows: int) -> tuple[torch.Tensor, ...]:
+    """Return some and whole counts and lists, with a row for each block of queries.
 
-
-def _numbers(rule: Rule) -> tuple[int, int]:
-    """Return the window and the globals that say the same as the rule."""
-    match rule:
-        case Dense():
-            return _FAR, 0
-        case SlidingWindow():
-            return rule.window, 0
-        case LocalGlobal():
-            return rule.window, rule.global_tokens
-    raise AttentionError(f"backend flex can't execute {rule}; use blocked or reference")
-
-
-def _common(rule: Rule, start: int, stop: int) -> KeyRanges:
-    """Return the keys that all queries [start, stop) see: the first's and the last's.
-
-    True of every rule whose ranges only ever move towards later keys.
+    Rows behind the last query see their own first block, which nobody reads. The
+    compiled kernel walks both lists with the strides of the first.
     """
-    return tuple(
-        (max(low, other_low), min(high, other_high))
-        for low, high in rule.key_ranges(start, start + 1)
-        for other_low, other_high in rule.key_ranges(stop - 1, stop)
+    missing = rows - listed.some_counts.shape[2]
+    width = max(listed.some.shape[3], listed.whole.shape[3])
+    some_counts, whole_counts = (
+        torch.nn.functional.pad(counts, (0, missing))
+        for counts in (listed.some_counts, listed.whole_counts)
+    )
+    some, whole = (
+        torch.nn.functional.pad(blocks, (0, width - blocks.shape[3], 0, missing))
+        for blocks in (listed.some, listed.whole)
+    )
+    return some_counts, some.contiguous(), whole_counts, whole.contiguous()
+
+
+def _mask_mod(mask: Mask, start: int, device: torch.device) -> Callable[..., Any]:
+    """Return what tells pairs apart.
+
+    It must say all that the lists say: without a compiler they are not looked at.
+    """
+    band = mask.band
+    window, global_tokens, dense_from, stride, size, begin = (
+        _number(value, device) for value in (*band, start)
     )
 
+    def by_window(
+        b: torch.Tensor, h: torch.Tensor, i: torch.Tensor, j: torch.Tensor
+    ) -> torch.Tensor:
+        del b, h
+        at = i + begin
+        near = (at - j < window) | (j < global_tokens) | (at >= dense_from)
+        return (j <= at) & near
 
-def _blocks_within(ranges: KeyRanges) -> set[int]:
-    return {
-        block
-        for low, high in ranges
-        for block in range(-(-low // BLOCK_TOKENS), high // BLOCK_TOKENS)
-    }
+    if band.stride:
 
+        def by_stride(
+            b: torch.Tensor, h: torch.Tensor, i: torch.Tensor, j: torch.Tensor
+        ) -> torch.Tensor:
+            return by_window(b, h, i, j) | (
+                (j // size % stride == 0) & (j <= i + begin)
+            )
 
-def _blocks_touched(ranges: KeyRanges) -> set[int]:
-    return {
-        block
-        for low, high in ranges
-        for block in range(low // BLOCK_TOKENS, -(-high // BLOCK_TOKENS))
-    }
+        return by_stride
+    if mask.table is None:
+        return by_window
+    table = mask.table
+    # A last column that nothing lists, for keys that are padded behind.
+    seen = table.seen(-(-mask.kv_len // table.k_block) + BLOCK_TOKENS)
+    # Numbers as tensors: other values are no other form to the compiler.
+    q_block, k_block, first_row, last_row, per_entry, per_head = (
+        _number(value, device)
+        for value in (
+            table.q_block,
+            table.k_block,
+            table.first_row,
+            seen.shape[2] - 1,
+            int(seen.shape[0] > 1),
+            int(seen.shape[1] > 1),
+        )
+    )
 
+    def by_table(
+        b: torch.Tensor, h: torch.Tensor, i: torch.Tensor, j: torch.Tensor
+    ) -> torch.Tensor:
+        row = torch.minimum((i + begin) // q_block - first_row, last_row)
+        row = torch.clamp(row, min=0)
+        listed = seen[b * per_entry, h * per_head, row, j // k_block]
+        return (j <= i + begin) & listed
 
-def _ragged(
-    rows: list[list[int]], width: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return counts (rows) and the lists (rows, width), filled up with zeros."""
-    filled = [row + [0] * (width - len(row)) for row in rows]
-    counts = torch.tensor([len(row) for row in rows], dtype=torch.int32)
-    lists = torch.tensor(filled, dtype=torch.int32)
-    return counts.to(device), lists.to(device)
+    return by_table
 
 
 def _number(value: int, device: torch.device) -> torch.Tensor:
     return torch.tensor(value, dtype=torch.int32, device=device)
+
+
+def _real(value: float, device: torch.device, like: torch.dtype) -> torch.Tensor:
+    """Return a number that is no constant to the compiler, in float32 at least."""
+    exact = torch.promote_types(like, torch.float32)
+    return torch.tensor(value, dtype=exact, device=device)

@@ -1,27 +1,22 @@
 """Which keys a query may see: attention patterns as small frozen values.
 
-Each rule defines visibility once, in `sees`, from which every mask is made; `max_keys`
-and `key_ranges` say about it what a kernel needs to skip, and tests hold them to it.
-Everything is causal: a query at position i never sees a key j > i, whatever the rule.
-Nothing here imports torch until a table is asked for.
+Each rule defines visibility once, as a band by position or as lists of blocks, from
+which every kernel works. Everything is causal: a query at position i never sees a key
+j > i, whatever the rule. Nothing here imports torch until a table is asked for.
 """
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
+from canary.attention.band import FAR, Band
 from canary.errors import AttentionError
 
 if TYPE_CHECKING:
     import torch
 
-Positions: TypeAlias = Any
-"""Token positions from 0: an int, a numpy array or a torch tensor of integers."""
-
-_MOST_TOKENS = 2**31 - 1
-
-KeyRanges: TypeAlias = tuple[tuple[int, int], ...]
-"""Half-open ranges of key positions, sorted, disjoint and never adjacent."""
+    from canary.attention.masks import Mask, Table
+    from canary.attention.memory import Memory
 
 
 class PatternSpecError(AttentionError):
@@ -41,6 +36,35 @@ class PatternSpecError(AttentionError):
         return f"{'.'.join(self.where)}: {self.message}" if self.where else self.message
 
 
+class Look(NamedTuple):
+    """One call of attention, as far as a rule needs it to say what is seen.
+
+    `q` (B, H, Tq, D) and `k` (B, Hkv, Tkv, D) are there where a call is made; without
+    them only rules that don't choose by them can answer.
+    """
+
+    q_len: int
+    kv_len: int
+    layer: int
+    heads: int
+    device: "torch.device"
+    q: "torch.Tensor | None" = None
+    k: "torch.Tensor | None" = None
+    memory: "Memory | None" = None
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Where the prompt ends: as remembered, or with this call."""
+        if self.memory is None or self.memory.prompt_tokens is None:
+            return self.kv_len
+        return self.memory.prompt_tokens
+
+    @property
+    def decodes(self) -> bool:
+        """Whether this is one query behind the prompt, or as good as that."""
+        return self.q_len == 1
+
+
 class Pattern(ABC):
     """What every layer of a model attends to. Frozen, hashable, equal by value.
 
@@ -58,60 +82,74 @@ class Pattern(ABC):
         """
 
     def visible(
-        self,
-        q_len: int,
-        kv_len: int,
-        *,
-        layer: int = 0,
-        head: int = 0,  # noqa: ARG002 - all rules so far treat heads alike
+        self, q_len: int, kv_len: int, *, layer: int = 0, head: int = 0
     ) -> "torch.Tensor":
         """Return the table of what is seen: bool, (q_len, kv_len), on the CPU.
 
         Row i is the query at absolute position ``kv_len - q_len + i``, as in prefill
-        (``q_len == kv_len``), chunked prefill and decode (``q_len == 1``).
+        (``q_len == kv_len``), chunked prefill and decode (``q_len == 1``). The call is
+        taken to end the prompt. `head` is a query head.
 
         Raises:
-            AttentionError: ``q_len`` is not within 1..kv_len, or as `at`.
+            AttentionError: ``q_len`` is not within 1..kv_len, the pattern chooses by
+                what queries and keys hold, or as `at`.
         """
         import torch  # noqa: PLC0415 - policies are checked without torch
 
-        _check_lengths(q_len, kv_len)
-        i = torch.arange(kv_len - q_len, kv_len)[:, None]
-        j = torch.arange(kv_len)
-        seen: torch.Tensor = self.at(layer).sees(i, j) & (j <= i)
-        return seen
+        rule, look = self._look(q_len, kv_len, layer, head)
+        seen = rule.mask(look).visible(torch.device("cpu"))[0]
+        return seen[head if len(seen) > 1 else 0]
 
     def density(
-        self,
-        q_len: int,
-        kv_len: int,
-        *,
-        layer: int = 0,
-        head: int = 0,  # noqa: ARG002 - all rules so far treat heads alike
+        self, q_len: int, kv_len: int, *, layer: int = 0, head: int = 0
     ) -> float:
-        """Return the visible share of the causal pairs, in (0, 1]; no table is made.
+        """Return the visible share of the causal pairs, in (0, 1].
 
         Queries stand as in `visible`.
 
         Raises:
-            AttentionError: ``q_len`` is not within 1..kv_len, or as `at`.
+            AttentionError: As `visible`.
         """
-        _check_lengths(q_len, kv_len)
-        rule, before = self.at(layer), kv_len - q_len
-        seen = _pairs(kv_len, rule.max_keys) - _pairs(before, rule.max_keys)
-        return seen / (_pairs(kv_len, None) - _pairs(before, None))
+        rule, look = self._look(q_len, kv_len, layer, head)
+        band = rule.band(kv_len)
+        if rule.table_free:
+            seen = band.pairs(kv_len - q_len, kv_len)
+        else:
+            counts = rule.mask(look).pairs()[0]
+            seen = int(counts[head if len(counts) > 1 else 0])
+        return seen / Band().pairs(kv_len - q_len, kv_len)
+
+    def _look(
+        self, q_len: int, kv_len: int, layer: int, head: int
+    ) -> "tuple[Rule, Look]":
+        import torch  # noqa: PLC0415 - as above
+
+        if not 1 <= q_len <= kv_len:
+            raise AttentionError(
+                f"{q_len} queries on {kv_len} keys: expected 1 <= queries <= keys"
+            )
+        rule = self.at(layer).of_head(layer, head)
+        look = Look(q_len, kv_len, layer, head + 1, torch.device("cpu"))
+        rule = rule.in_call(look)
+        if rule.chooses:
+            raise AttentionError(
+                f"{rule} chooses by what queries and keys hold: ask attend() for the "
+                "density, its evidence has it"
+            )
+        return rule, look
 
 
 class Rule(Pattern):
-    """One definition of visibility, the same in every layer that it is used for.
-
-    Kernels that skip may rely on this: queries from position `max_keys` on look alike.
-    Blocks of equally many such queries have key ranges of equal lengths, and the same
-    table of visibility over the keys of those ranges.
-    """
+    """One definition of visibility, the same in every layer that it is used for."""
 
     __slots__ = ()
     name: ClassVar[str]
+    table_free: ClassVar[bool] = True
+    """Whether the band says it all."""
+    chooses: ClassVar[bool] = False
+    """Whether what is seen depends on what queries and keys hold."""
+    mixes: ClassVar[bool] = False
+    """Whether heads of one layer differ in their rule."""
 
     def at(self, layer: int) -> "Rule":
         """Return this rule: it is the same in every layer."""
@@ -119,26 +157,45 @@ class Rule(Pattern):
             raise AttentionError(f"layers count from 0, got layer {layer}")
         return self
 
+    def of_head(self, layer: int, head: int) -> "Rule":  # noqa: ARG002 - for rules that mix heads
+        """Return the rule of one query head, if that is known beforehand."""
+        return self
+
+    def in_call(self, look: Look) -> "Rule":  # noqa: ARG002 - for rules that decode otherwise
+        """Return what this rule is in a call: some decode densely."""
+        return self
+
     @abstractmethod
-    def sees(self, i: Positions, j: Positions) -> Positions:
-        """Tell which queries at i see which keys at j, broadcast; j <= i is assumed."""
+    def band(self, prompt_tokens: int) -> Band:
+        """Return what is seen by position alone, for a prompt of that length."""
+
+    def table(self, look: Look) -> "Table | None":  # noqa: ARG002 - rules by position have none
+        """Return the lists of blocks that are seen besides, if there are any."""
+        return None
+
+    def mask(self, look: Look) -> "Mask":
+        """Return all that a call sees."""
+        from canary.attention.masks import Mask  # noqa: PLC0415 - imports torch
+
+        start = look.kv_len - look.q_len
+        return Mask(self.band(look.prompt_tokens), start, look.kv_len, self.table(look))
 
     @property
-    @abstractmethod
-    def max_keys(self) -> int | None:
-        """The most keys that a query sees: exactly min(i + 1, max_keys); None: all."""
-
-    @abstractmethod
-    def key_ranges(self, start: int, stop: int) -> KeyRanges:
-        """Return the keys that the queries [start, stop) see between them, no others.
-
-        For one query these are exactly its keys. Needs 0 <= start < stop.
-        """
+    def weighs(self) -> "Rule | None":
+        """The rule itself if it weighs scores otherwise than softmax does."""
+        return None
 
     def __str__(self) -> str:
-        """Return ``sliding_window(window=256)``; arguments in alphabetical order."""
-        names = sorted(option.name for option in fields(self))  # type: ignore[arg-type]  # every rule is a dataclass
-        arguments = ",".join(f"{name}={getattr(self, name)}" for name in names)
+        """Return ``sliding_window(window=256)``; arguments in alphabetical order.
+
+        Arguments that weren't written and have a default are left out.
+        """
+        said = sorted(
+            (option.name, value)
+            for option in fields(self)  # type: ignore[arg-type]  # every rule is a dataclass
+            if option.init and (value := getattr(self, option.name)) != option.default
+        )
+        arguments = ",".join(f"{name}={value}" for name, value in said)
         return f"{self.name}({arguments})" if arguments else self.name
 
 
@@ -148,19 +205,10 @@ class Dense(Rule):
 
     name: ClassVar[str] = "dense"
 
-    def sees(self, i: Positions, j: Positions) -> Positions:
+    def band(self, prompt_tokens: int) -> Band:
         """See all that causality allows."""
-        return j <= i
-
-    @property
-    def max_keys(self) -> int | None:
-        """No bound."""
-        return None
-
-    def key_ranges(self, start: int, stop: int) -> KeyRanges:
-        """Return everything up to the last query."""
-        del start
-        return ((0, stop),)
+        del prompt_tokens
+        return Band()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,20 +220,12 @@ class SlidingWindow(Rule):
 
     def __post_init__(self) -> None:
         """Refuse a window without its own key."""
-        _check_tokens("window", self.window)
+        check_count("window", self.window)
 
-    def sees(self, i: Positions, j: Positions) -> Positions:
+    def band(self, prompt_tokens: int) -> Band:
         """See a key less than a window back."""
-        return i - j < self.window
-
-    @property
-    def max_keys(self) -> int:
-        """A full window."""
-        return self.window
-
-    def key_ranges(self, start: int, stop: int) -> KeyRanges:
-        """Return from the first query's oldest key to the last query."""
-        return ((max(0, start - self.window + 1), stop),)
+        del prompt_tokens
+        return Band(window=self.window)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,109 +242,74 @@ class LocalGlobal(Rule):
 
     def __post_init__(self) -> None:
         """Refuse a window without its own key, and globals that are none."""
-        _check_tokens("window", self.window)
-        _check_tokens("global_tokens", self.global_tokens)
+        check_count("window", self.window)
+        check_count("global_tokens", self.global_tokens)
 
-    def sees(self, i: Positions, j: Positions) -> Positions:
+    def band(self, prompt_tokens: int) -> Band:
         """See a key less than a window back or among the first."""
-        return (i - j < self.window) | (j < self.global_tokens)
-
-    @property
-    def max_keys(self) -> int:
-        """A full window beyond the globals."""
-        return self.window + self.global_tokens
-
-    def key_ranges(self, start: int, stop: int) -> KeyRanges:
-        """Return the globals and the windows, as one range where they touch."""
-        oldest = start - self.window + 1
-        if oldest <= self.global_tokens:
-            return ((0, stop),)
-        return ((0, self.global_tokens), (oldest, stop))
+        del prompt_tokens
+        return Band(window=self.window, global_tokens=self.global_tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Layers(Pattern):
-    """A rule per layer: `parts` of (first layer, last layer, rule), then the `rest`.
+class TriShape(Rule):
+    """Window and globals in the prompt, but its last queries and decode see all.
 
-    Parts are kept sorted, so that mixes that mean the same are equal and named alike.
-    Without a rest the parts must leave no gap, and layers after them are refused.
+    Tri-shape of SCBench (Li et al., arXiv 2412.10319): the question that stands last
+    in a prompt reads all of it, and so does every token of the answer.
     """
 
-    parts: tuple[tuple[int, int, Rule], ...]
-    rest: Rule | None = None
+    name: ClassVar[str] = "tri_shape"
+    window: int
+    global_tokens: int
+    last_queries: int = 64
 
     def __post_init__(self) -> None:
-        """Sort the parts; refuse overlaps, and gaps that nothing fills."""
-        parts = tuple(sorted(self.parts, key=lambda part: part[:2]))
-        object.__setattr__(self, "parts", parts)
-        if not parts and self.rest is None:
-            raise PatternSpecError(
-                "names no layer; write for example rest: dense", ("layers",)
-            )
-        for first, last, _ in parts:
-            if not 0 <= first <= last:
-                raise PatternSpecError(
-                    f"expected layers from 0 in ascending order, got {first}-{last}",
-                    ("layers", _span(first, last)),
-                )
-        free = 0
-        for n, (first, last, _) in enumerate(parts):
-            if first < free:
-                other = _span(*parts[n - 1][:2])
-                raise PatternSpecError(
-                    f"overlaps with {other}; each layer has one pattern",
-                    ("layers", _span(first, last)),
-                )
-            if first > free and self.rest is None:
-                raise PatternSpecError(
-                    f"{_span(free, first - 1)} left out; name every layer or add rest, "
-                    "for example rest: dense",
-                    ("layers",),
-                )
-            free = last + 1
+        """Refuse a window without its own key, and globals or queries that are none."""
+        for option in ("window", "global_tokens", "last_queries"):
+            check_count(option, getattr(self, option))
 
-    def at(self, layer: int) -> Rule:
-        """Return the rule of one layer, counted from 0."""
-        for first, last, rule in self.parts:
-            if first <= layer <= last:
-                return rule
-        if self.rest is None or layer < 0:
-            raise AttentionError(
-                f"{self} says nothing about layer {layer}; name it or add rest"
-            )
-        return self.rest
-
-    def __str__(self) -> str:
-        """Return ``0-2:sliding_window(window=256)+rest:dense``, by layer, rest last."""
-        names = [f"{_span(first, last)}:{rule}" for first, last, rule in self.parts]
-        if self.rest is not None:
-            names.append(f"rest:{self.rest}")
-        return "+".join(names)
+    def band(self, prompt_tokens: int) -> Band:
+        """See as local_global does before the last queries, and all from there on."""
+        return Band(
+            window=self.window,
+            global_tokens=self.global_tokens,
+            dense_from=max(0, prompt_tokens - self.last_queries),
+        )
 
 
-def _check_tokens(name: str, value: int) -> None:
-    # Positions are 64-bit integers in the tables: an open end would overflow there.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Strided(Rule):
+    """Every query sees the last `window` keys and every `stride`-th block before.
+
+    Blocks of `block` keys at absolute multiples, the first one first, as in the fixed
+    pattern of Child et al. (arXiv 1904.10509); `block: 1` takes every `stride`-th key.
+    """
+
+    name: ClassVar[str] = "strided"
+    window: int
+    stride: int
+    block: int = 128
+
+    def __post_init__(self) -> None:
+        """Refuse windows, strides and blocks that are none."""
+        for option in ("window", "stride", "block"):
+            check_count(option, getattr(self, option))
+
+    def band(self, prompt_tokens: int) -> Band:
+        """See a key less than a window back or in a block that the stride meets."""
+        del prompt_tokens
+        return Band(window=self.window, stride=self.stride, stride_block=self.block)
+
+
+def check_count(
+    name: str, value: object, *, least: int = 1, what: str = "tokens"
+) -> None:
+    """Refuse what isn't a whole number from `least` to where positions end."""
+    # Kernels keep positions in 32 bits.
     whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole or not 1 <= value <= _MOST_TOKENS:
+    if not whole or not least <= value < FAR:  # type: ignore[operator]  # it's an int
         raise PatternSpecError(
-            f"expected a number of tokens from 1 to {_MOST_TOKENS}, got {value!r}",
+            f"expected a number of {what} from {least} to {FAR - 1}, got {value!r}",
             (name,),
         )
-
-
-def _check_lengths(q_len: int, kv_len: int) -> None:
-    if not 1 <= q_len <= kv_len:
-        raise AttentionError(
-            f"{q_len} queries on {kv_len} keys: expected 1 <= queries <= keys"
-        )
-
-
-def _pairs(n_queries: int, max_keys: int | None) -> int:
-    """Count what the first queries see, when query i sees min(i + 1, max_keys)."""
-    growing = n_queries if max_keys is None else min(n_queries, max_keys)
-    return growing * (growing + 1) // 2 + (n_queries - growing) * (max_keys or 0)
-
-
-def _span(first: int, last: int) -> str:
-    """Name a range of layers as a policy writes it: ``3`` or ``0-2``."""
-    return str(first) if first == last else f"{first}-{last}"

@@ -120,7 +120,7 @@ class CudaReader:
         It runs before on a stream of its own, as torch asks, so that libraries have set
         themselves up and nothing of it is recorded.
         """
-        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch leaves it so
+        aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             for _ in range(_WARM_UP_CALLS):
