@@ -7,6 +7,7 @@ machine that has none to spare; torch is loaded when `attend` is first asked for
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from canary.attention.band import Band
 from canary.attention.chosen import AntidiagonalBlocks, ChosenBlocks
 from canary.attention.heads import Adaptive, HeadTable
 from canary.attention.layers import Layers
@@ -26,7 +27,7 @@ from canary.attention.scores import Hyperbolic, Relu, SoftThreshold
 from canary.attention.tables import BlockTable, RandomBlocks
 
 if TYPE_CHECKING:
-    from canary.attention.evidence import Density, KernelEvidence
+    from canary.attention.evidence import Density, KernelEvidence, compiles
     from canary.attention.kernels import attend
     from canary.attention.lengths import padded_length, warm_lengths
     from canary.attention.packed import attend_packed
@@ -35,6 +36,7 @@ __all__ = [
     "EXAMPLES",
     "Adaptive",
     "AntidiagonalBlocks",
+    "Band",
     "BlockTable",
     "ChosenBlocks",
     "Dense",
@@ -56,6 +58,7 @@ __all__ = [
     "TriShape",
     "attend",
     "attend_packed",
+    "compiles",
     "padded_length",
     "pattern",
     "warm_lengths",
@@ -64,6 +67,7 @@ __all__ = [
 _WITH_TORCH = {
     "Density": "evidence",
     "KernelEvidence": "evidence",
+    "compiles": "evidence",
     "attend": "kernels",
     "attend_packed": "packed",
     "padded_length": "lengths",

@@ -42,14 +42,16 @@ class KernelEvidence:
     masks: tuple[tuple[int, Mask], ...] = field(repr=False, compare=False)
     """How many heads had which mask."""
 
-    def density(self) -> Density:
+    def density(self, prompt_tokens: int | None = None) -> Density:
         """Return the visible share of causal pairs in this call.
 
-        Where blocks were chosen at run time this waits for the device.
+        Of the queries up to `prompt_tokens`, where those behind are padding. Where
+        blocks were chosen at run time this waits for the device.
         """
         mask = self.masks[0][1]
-        every = Band().pairs(mask.start, mask.kv_len)
-        seen = torch.cat([_by_head(heads, mask) for heads, mask in self.masks])
+        stop = min(prompt_tokens or mask.kv_len, mask.kv_len)
+        every = Band().pairs(mask.start, stop)
+        seen = torch.cat([_by_head(heads, mask, stop) for heads, mask in self.masks])
         shares = seen.double() / every
         return Density(shares.mean().item(), shares.min().item(), shares.max().item())
 
@@ -58,9 +60,9 @@ class KernelEvidence:
         return f"{self.name}[{self.pattern}]"
 
 
-def _by_head(heads: int, mask: Mask) -> torch.Tensor:
+def _by_head(heads: int, mask: Mask, stop: int) -> torch.Tensor:
     """Count the pairs of each head of each batch entry."""
-    pairs = mask.pairs().cpu()
+    pairs = mask.pairs(stop).cpu()
     return pairs.expand(pairs.shape[0], heads).flatten()
 
 

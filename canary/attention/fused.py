@@ -186,7 +186,8 @@ class _Launch(NamedTuple):
         per_head, per_entry = _list_steps(listed)
         keys, values = (_bulk(x, form) if form.bulk else x for x in (k, v))
         kernel.forward[(rows, batch * heads)](
-            q, keys, values, out, nothing if log_sum is None else log_sum, q_time, k_time,
+            q, keys, values, out, nothing if log_sum is None else log_sum,
+            q_time, k_time,
             listed.whole_counts, listed.whole, listed.some_counts, listed.some, table,
             *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out_steps,
             per_entry, per_head, listed.whole.shape[3], listed.some.shape[3],

@@ -6,7 +6,7 @@ is a choice. Imported only where Triton is.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,misc,untyped-decorator"
-# ruff: noqa: ANN001, ANN201, ANN202, C901, PLR0912, PLR0915, SIM102, SIM108 - Triton reads this, not Python; one kernel is one function
+# ruff: noqa: ANN001, ANN201, ANN202, SIM102, SIM109, PLR1714, E501 - Triton reads this, not Python; one kernel is one function
 import triton
 import triton.language as tl
 
@@ -36,6 +36,98 @@ def _log2_of_distance(inner, EXACT: tl.constexpr):
 
 
 @triton.jit
+def _keys_of_tile(
+    blocks, count, n, kv_len, KEY_BLOCK: tl.constexpr, BLOCK_N: tl.constexpr
+):
+    """Return the positions of the n-th tile's keys, and the first of them.
+
+    Small blocks are gathered until they fill a tile; large ones are cut. What lies
+    behind the list is at kv_len, where no key is.
+    """
+    columns = tl.arange(0, BLOCK_N)
+    if KEY_BLOCK >= BLOCK_N:
+        part: tl.constexpr = KEY_BLOCK // BLOCK_N
+        first = tl.load(blocks + n // part) * KEY_BLOCK + (n % part) * BLOCK_N
+        j = first + columns
+    else:
+        at = n * (BLOCK_N // KEY_BLOCK) + columns // KEY_BLOCK
+        block = tl.load(blocks + at, mask=at < count, other=-1)
+        j = tl.where(block < 0, kv_len, block * KEY_BLOCK + columns % KEY_BLOCK)
+        first = 0
+    return j, first
+
+
+@triton.jit
+def _tile(
+    base, b, kv_h, j, first, step, kv_len,
+    CHECKED: tl.constexpr, BULK: tl.constexpr, BLOCK_N: tl.constexpr,
+    WIDTH: tl.constexpr,
+):  # fmt: skip
+    """Load keys or values: by the copy engine, or row by row where they are gathered."""
+    if BULK:
+        return base.load([b, kv_h, first, 0]).reshape(BLOCK_N, WIDTH)
+    at = base + j.to(tl.int64)[:, None] * step + tl.arange(0, WIDTH)[None, :]
+    if CHECKED:
+        return tl.load(at, mask=j[:, None] < kv_len, other=0.0)
+    return tl.load(at)
+
+
+@triton.jit
+def _seen(
+    i, j, table, table_step, window, global_tokens, dense_from, stride, stride_block,
+    kv_len, MASKED: tl.constexpr, TABLE: tl.constexpr, STRIDED: tl.constexpr,
+    KEY_BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Tell which pairs of a tile count: canary.attention.masks says the same.
+
+    Unless MASKED all that is there and no later than the query. With TABLE 1 what is
+    listed is seen, with TABLE 2 each query has a list of its own to look it up in.
+    """
+    seen = (j < kv_len)[None, :] & (j[None, :] <= i[:, None])
+    if MASKED:
+        if TABLE != 1:
+            near = (i[:, None] - j[None, :] < window) | (i >= dense_from)[:, None]
+            admitted = near | (j < global_tokens)[None, :]
+            if STRIDED:
+                admitted |= (j // stride_block % stride == 0)[None, :]
+            if TABLE == 2:
+                entry = table + table_step * i[:, None] + (j // KEY_BLOCK)[None, :]
+                admitted |= tl.load(entry, mask=seen, other=0) != 0
+            seen &= admitted
+    return seen
+
+
+@triton.jit
+def _above_threshold(
+    scores, seen, log_sum, scale, number, SCORE: tl.constexpr, CHECKED: tl.constexpr
+):  # fmt: skip
+    """Weigh without softmax: by score, or in a second pass by share."""
+    if SCORE == RELU:
+        weights = tl.maximum(scores * scale - number, 0.0)
+    else:
+        shares = tl.exp2(scores * scale - log_sum[:, None])
+        weights = tl.maximum(shares - number, 0.0)
+    if CHECKED:
+        weights = tl.where(seen, weights, 0.0)
+    return weights
+
+
+@triton.jit
+def _softmax(scores, seen, top, factor, CHECKED: tl.constexpr):
+    """Weigh by powers of two below the largest so far; return how that shrank."""
+    if CHECKED:
+        scores = tl.where(seen, scores, float("-inf"))
+    # Scaled behind the maximum: then scaling is part of the subtraction.
+    higher = tl.maximum(top, tl.max(scores, 1) * factor)
+    base = higher
+    if CHECKED:
+        # A row that saw nothing yet: any finite number keeps it at zero.
+        base = tl.where(higher == float("-inf"), 0.0, higher)
+    weights = tl.exp2(scores * factor - base[:, None])
+    return weights, tl.exp2(top - base), higher
+
+
+@triton.jit
 def _walk(
     acc, total, top, q, q_time, log_sum, i, b, kv_h,
     k_base, v_base, time_base, k_step, v_step,
@@ -46,95 +138,50 @@ def _walk(
     STRIDED: tl.constexpr, KEY_BLOCK: tl.constexpr, BLOCK_N: tl.constexpr,
     WIDTH: tl.constexpr, PRECISION: tl.constexpr, BULK: tl.constexpr,
 ):  # fmt: skip
-    """Take in the listed blocks of keys, BLOCK_N keys at a time.
-
-    Small blocks are gathered until they fill a tile; large ones are cut. MASKED tiles
-    ask the band (and TABLE 2 the table) about each pair; with TABLE 1 all that is
-    listed is seen, up to the query itself.
-    """
-    columns = tl.arange(0, BLOCK_N)
-    widths = tl.arange(0, WIDTH)
-    if KEY_BLOCK >= BLOCK_N:
-        steps = count * (KEY_BLOCK // BLOCK_N)
-    else:
-        steps = tl.cdiv(count * KEY_BLOCK, BLOCK_N)
-    for n in range(steps):
-        if KEY_BLOCK >= BLOCK_N:
-            part: tl.constexpr = KEY_BLOCK // BLOCK_N
-            block = tl.load(blocks + n // part)
-            j = block * KEY_BLOCK + (n % part) * BLOCK_N + columns
-        else:
-            at = n * (BLOCK_N // KEY_BLOCK) + columns // KEY_BLOCK
-            block = tl.load(blocks + at, mask=at < count, other=-1)
-            j = tl.where(block < 0, kv_len, block * KEY_BLOCK + columns % KEY_BLOCK)
-        CHECKED: tl.constexpr = MASKED or KEY_BLOCK < BLOCK_N
-        if BULK:
-            first = block * KEY_BLOCK
-            if KEY_BLOCK > BLOCK_N:
-                first += (n % (KEY_BLOCK // BLOCK_N)) * BLOCK_N
-            k = k_base.load([b, kv_h, first, 0]).reshape(BLOCK_N, WIDTH)
-        else:
-            offsets = j.to(tl.int64)[:, None]
-            k_at = k_base + offsets * k_step + widths[None, :]
-            if CHECKED:
-                k = tl.load(k_at, mask=j[:, None] < kv_len, other=0.0)
-            else:
-                k = tl.load(k_at)
+    """Take in the listed blocks of keys, BLOCK_N keys at a time."""
+    CHECKED: tl.constexpr = MASKED or KEY_BLOCK < BLOCK_N
+    for n in range(tl.cdiv(count * KEY_BLOCK, BLOCK_N)):
+        j, first = _keys_of_tile(blocks, count, n, kv_len, KEY_BLOCK, BLOCK_N)
+        k = _tile(
+            k_base, b, kv_h, j, first, k_step, kv_len, CHECKED, BULK, BLOCK_N, WIDTH
+        )
         scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+        seen = True
         if CHECKED:
-            seen = (j < kv_len)[None, :] & (j[None, :] <= i[:, None])
-        if MASKED:
-            if TABLE != 1:
-                near = (i[:, None] - j[None, :] < window) | (i >= dense_from)[:, None]
-                admitted = near | (j < global_tokens)[None, :]
-                if STRIDED:
-                    admitted |= (j // stride_block % stride == 0)[None, :]
-                if TABLE == 2:
-                    entry = table + table_step * i[:, None] + (j // KEY_BLOCK)[None, :]
-                    admitted |= tl.load(entry, mask=seen, other=0) != 0
-                seen &= admitted
-        if SCORE == RELU:
-            weights = tl.maximum(scores * scale - number, 0.0)
-            if CHECKED:
-                weights = tl.where(seen, weights, 0.0)
-        elif SCORE == SOFT_THRESHOLD:
-            shares = tl.exp2(scores * scale - log_sum[:, None])
-            weights = tl.maximum(shares - number, 0.0)
-            if CHECKED:
-                weights = tl.where(seen, weights, 0.0)
+            seen = _seen(
+                i, j, table, table_step, window, global_tokens, dense_from, stride,
+                stride_block, kv_len, MASKED, TABLE, STRIDED, KEY_BLOCK,
+            )  # fmt: skip
+        if SCORE == RELU or SCORE == SOFT_THRESHOLD:
+            weights = _above_threshold(
+                scores, seen, log_sum, scale, number, SCORE, CHECKED
+            )
         else:
+            factor = scale
             if SCORE == HYPERBOLIC:
                 k_time = tl.load(time_base + j, mask=j < kv_len, other=1.0)
                 inner = tl.maximum(q_time[:, None] * k_time[None, :] - scores, 1.0)
                 scores = -_log2_of_distance(inner, PRECISION == "ieee")
-            if CHECKED:
-                scores = tl.where(seen, scores, float("-inf"))
-            # Scaled behind the maximum: then scaling is part of the subtraction.
-            factor = number if SCORE == HYPERBOLIC else scale
-            higher = tl.maximum(top, tl.max(scores, 1) * factor)
-            if CHECKED:
-                # A row that saw nothing yet: any finite number keeps it at zero.
-                base = tl.where(higher == float("-inf"), 0.0, higher)
-            else:
-                base = higher
-            weights = tl.exp2(scores * factor - base[:, None])
-            shrink = tl.exp2(top - base)
+                factor = number
+            weights, shrink, top = _softmax(scores, seen, top, factor, CHECKED)
             total = total * shrink
             if SCORE != LOG_SUM:
                 acc = acc * shrink[:, None]
-            top = higher
         total += tl.sum(weights, 1)
         if SCORE != LOG_SUM:
-            if BULK:
-                v = v_base.load([b, kv_h, first, 0]).reshape(BLOCK_N, WIDTH)
-            else:
-                v_at = v_base + offsets * v_step + widths[None, :]
-                if CHECKED:
-                    v = tl.load(v_at, mask=j[:, None] < kv_len, other=0.0)
-                else:
-                    v = tl.load(v_at)
+            v = _tile(
+                v_base, b, kv_h, j, first, v_step, kv_len, CHECKED, BULK, BLOCK_N, WIDTH
+            )
             acc = tl.dot(weights.to(v.dtype), v, acc, input_precision=PRECISION)
     return acc, total, top
+
+
+@triton.jit
+def _of_queries(base, head, q_len, at, real, WANTED: tl.constexpr):
+    """Load a number for each query, kept as (B, H, Tq); zeros where none is needed."""
+    if WANTED:
+        return tl.load(base + head * q_len + at, mask=real, other=1.0)
+    return tl.zeros(at.shape, tl.float32)
 
 
 @triton.jit(
@@ -169,61 +216,47 @@ def forward(
     row = rows - 1 - tl.program_id(0)
     b = tl.program_id(1) // HEADS
     h = tl.program_id(1) % HEADS
-    i = (first_row + row) * BLOCK_M + tl.arange(0, BLOCK_M)
-    real = (i >= start) & (i < start + q_len)
-    widths = tl.arange(0, WIDTH)
-    at = (i - start).to(tl.int64)
-    q_at = q_ptr + b.to(tl.int64) * q_steps_b + h.to(tl.int64) * q_steps_h
-    q = tl.load(
-        q_at + at[:, None] * q_steps_t + widths[None, :], mask=real[:, None], other=0.0
-    )
     kv_h = h // SHARED
-    if BULK:
-        k_base = k_ptr
-        v_base = v_ptr
-    else:
-        k_base = k_ptr + b.to(tl.int64) * k_steps_b + kv_h.to(tl.int64) * k_steps_h
-        v_base = v_ptr + b.to(tl.int64) * v_steps_b + kv_h.to(tl.int64) * v_steps_h
     head = (b * HEADS + h).to(tl.int64)
-    q_time = tl.zeros([BLOCK_M], tl.float32)
-    log_sum = tl.zeros([BLOCK_M], tl.float32)
-    if SCORE == HYPERBOLIC:
-        q_time = tl.load(q_time_ptr + head * q_len + at, mask=real, other=1.0)
-    if SCORE == SOFT_THRESHOLD:
-        log_sum = tl.load(log_sum_ptr + head * q_len + at, mask=real, other=0.0)
+    i = (first_row + row) * BLOCK_M + tl.arange(0, BLOCK_M)
+    at = (i - start).to(tl.int64)
+    real = (i >= start) & (i < start + q_len)
+    cells = at[:, None] * q_steps_t + tl.arange(0, WIDTH)[None, :]
+    q_at = q_ptr + b.to(tl.int64) * q_steps_b + h.to(tl.int64) * q_steps_h
+    q = tl.load(q_at + cells, mask=real[:, None], other=0.0)
+    if not BULK:
+        k_ptr += b.to(tl.int64) * k_steps_b + kv_h.to(tl.int64) * k_steps_h
+        v_ptr += b.to(tl.int64) * v_steps_b + kv_h.to(tl.int64) * v_steps_h
+    q_time = _of_queries(q_time_ptr, head, q_len, at, real, SCORE == HYPERBOLIC)
+    log_sum = _of_queries(log_sum_ptr, head, q_len, at, real, SCORE == SOFT_THRESHOLD)
     time_base = k_time_ptr + (b * (HEADS // SHARED) + kv_h).to(tl.int64) * kv_len
     table = table_ptr + b * table_b + h * table_h - table_first * table_step
-    list_at = b * list_b + h * list_h + row
+    listed = (b * list_b + h * list_h + row).to(tl.int64)
     acc = tl.zeros([BLOCK_M, WIDTH], tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     top = tl.full([BLOCK_M], float("-inf"), tl.float32)
     acc, total, top = _walk(
-        acc, total, top, q, q_time, log_sum, i, b, kv_h, k_base, v_base, time_base,
-        k_steps_t, v_steps_t,
-        whole_blocks + list_at.to(tl.int64) * whole_width,
-        tl.load(whole_counts + list_at), table, table_step,
-        window, global_tokens, dense_from, stride, stride_block, kv_len, scale, number,
-        False, SCORE, TABLE, STRIDED, KEY_BLOCK, BLOCK_N, WIDTH, PRECISION, BULK,
+        acc, total, top, q, q_time, log_sum, i, b, kv_h, k_ptr, v_ptr, time_base,
+        k_steps_t, v_steps_t, whole_blocks + listed * whole_width,
+        tl.load(whole_counts + listed), table, table_step, window, global_tokens,
+        dense_from, stride, stride_block, kv_len, scale, number, False, SCORE, TABLE,
+        STRIDED, KEY_BLOCK, BLOCK_N, WIDTH, PRECISION, BULK,
     )  # fmt: skip
     acc, total, top = _walk(
-        acc, total, top, q, q_time, log_sum, i, b, kv_h, k_base, v_base, time_base,
-        k_steps_t, v_steps_t,
-        some_blocks + list_at.to(tl.int64) * some_width,
-        tl.load(some_counts + list_at), table, table_step,
-        window, global_tokens, dense_from, stride, stride_block, kv_len, scale, number,
-        True, SCORE, TABLE, STRIDED, KEY_BLOCK, BLOCK_N, WIDTH, PRECISION, BULK,
+        acc, total, top, q, q_time, log_sum, i, b, kv_h, k_ptr, v_ptr, time_base,
+        k_steps_t, v_steps_t, some_blocks + listed * some_width,
+        tl.load(some_counts + listed), table, table_step, window, global_tokens,
+        dense_from, stride, stride_block, kv_len, scale, number, True, SCORE, TABLE,
+        STRIDED, KEY_BLOCK, BLOCK_N, WIDTH, PRECISION, BULK,
     )  # fmt: skip
     if SCORE == LOG_SUM:
         tl.store(log_sum_ptr + head * q_len + at, top + tl.log2(total), mask=real)
     else:
         # Nothing seen, or nothing above the threshold: the output is zero.
-        out = acc / tl.where(total > 0.0, total, 1.0)[:, None]
+        out = (acc / tl.where(total > 0.0, total, 1.0)[:, None]).to(q.dtype)
         out_at = out_ptr + b.to(tl.int64) * out_steps_b + h.to(tl.int64) * out_steps_h
-        tl.store(
-            out_at + at[:, None] * out_steps_t + widths[None, :],
-            out.to(q.dtype),
-            mask=real[:, None],
-        )
+        cells = at[:, None] * out_steps_t + tl.arange(0, WIDTH)[None, :]
+        tl.store(out_at + cells, out, mask=real[:, None])
 
 
 @triton.jit

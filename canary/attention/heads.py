@@ -169,8 +169,9 @@ def check_sparse(sparse: Rule) -> None:
 @lru_cache(maxsize=8)
 def _values(path: str, sha256: str) -> NDArray[np.float64]:
     del sha256  # a part of the key: another content is another table
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
     try:
-        values = np.loadtxt(path, delimiter="\t", ndmin=2)
+        values = np.array([[float(cell) for cell in row.split("\t")] for row in lines])
     except ValueError as error:
         raise PatternSpecError(
             f"{path} is no table of numbers: {error}", ("table_file",)

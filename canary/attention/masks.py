@@ -116,12 +116,13 @@ class Mask:
         """Return all of it: bool, (B or 1, H or 1, q_len, kv_len)."""
         return self.rows(self.start, self.kv_len, device)
 
-    def pairs(self) -> torch.Tensor:
-        """Count what is seen, by batch entry and head: int64, (B or 1, H or 1)."""
+    def pairs(self, stop: int | None = None) -> torch.Tensor:
+        """Count what queries before `stop` see: int64, (B or 1, H or 1)."""
+        stop = self.kv_len if stop is None else min(stop, self.kv_len)
         if self.table is None:
-            return torch.tensor([[self.band.pairs(self.start, self.kv_len)]])
+            return torch.tensor([[self.band.pairs(self.start, stop)]])
         table = self.table
-        i = torch.arange(self.start, self.kv_len, device=table.blocks.device)
+        i = torch.arange(self.start, stop, device=table.blocks.device)
         listed = (table.blocks >= 0).sum(3)[:, :, i // table.q_block - table.first_row]
         # All blocks of the list but the query's own lie before it, whole.
         return ((listed - 1) * table.k_block + i % table.k_block + 1).sum(2)

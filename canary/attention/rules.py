@@ -110,11 +110,12 @@ class Pattern(ABC):
         Raises:
             AttentionError: As `visible`.
         """
-        rule, look = self._look(q_len, kv_len, layer, head)
-        band = rule.band(kv_len)
+        _check_lengths(q_len, kv_len)
+        rule = self.at(layer).of_head(layer, head)
         if rule.table_free:
-            seen = band.pairs(kv_len - q_len, kv_len)
+            seen = rule.band(kv_len).pairs(kv_len - q_len, kv_len)
         else:
+            rule, look = self._look(q_len, kv_len, layer, head)
             counts = rule.mask(look).pairs()[0]
             seen = int(counts[head if len(counts) > 1 else 0])
         return seen / Band().pairs(kv_len - q_len, kv_len)
@@ -124,10 +125,7 @@ class Pattern(ABC):
     ) -> "tuple[Rule, Look]":
         import torch  # noqa: PLC0415 - as above
 
-        if not 1 <= q_len <= kv_len:
-            raise AttentionError(
-                f"{q_len} queries on {kv_len} keys: expected 1 <= queries <= keys"
-            )
+        _check_lengths(q_len, kv_len)
         rule = self.at(layer).of_head(layer, head)
         look = Look(q_len, kv_len, layer, head + 1, torch.device("cpu"))
         rule = rule.in_call(look)
@@ -179,6 +177,16 @@ class Rule(Pattern):
 
         start = look.kv_len - look.q_len
         return Mask(self.band(look.prompt_tokens), start, look.kv_len, self.table(look))
+
+    def kept(self) -> Band | None:
+        """Return what a cache must keep for later queries; None: everything.
+
+        Only windows with or without globals leave keys behind for good.
+        """
+        if self.mixes or not self.table_free:
+            return None
+        band = self.band(FAR)
+        return band if band.max_keys is not None else None
 
     @property
     def weighs(self) -> "Rule | None":
@@ -312,4 +320,11 @@ def check_count(
         raise PatternSpecError(
             f"expected a number of {what} from {least} to {FAR - 1}, got {value!r}",
             (name,),
+        )
+
+
+def _check_lengths(q_len: int, kv_len: int) -> None:
+    if not 1 <= q_len <= kv_len:
+        raise AttentionError(
+            f"{q_len} queries on {kv_len} keys: expected 1 <= queries <= keys"
         )

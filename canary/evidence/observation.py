@@ -49,6 +49,9 @@ class Observation:
     output_tokens: int | None = None
     peak_memory_bytes: int | None = None
     density: float | None = None
+    density_min: float | None = None
+    density_max: float | None = None
+    compiles: int | None = None
     kernel: str | None = None
     device: str | None = None
     epoch: int = 0

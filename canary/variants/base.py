@@ -14,7 +14,9 @@ class Generation:
     generated text (None for requests of kind ``latency``, which nobody reads).
     `kernels` names each kernel that ran, once, in order of first use, as
     ``blocked[sliding_window(window=256)]``; `density` is the mean over layers of the
-    visible share of causal pairs in prefill.
+    visible share of causal pairs in prefill, `density_min` and `density_max` the least
+    and most of any head; `compiles` is how many forms of kernels were compiled
+    meanwhile, which a request should never wait for.
     """
 
     prompt_tokens: int
@@ -24,6 +26,9 @@ class Generation:
     answer: str | None
     kernels: tuple[str, ...]
     density: float
+    density_min: float | None = None
+    density_max: float | None = None
+    compiles: int | None = None
 
 
 class Variant(Protocol):

@@ -6,7 +6,7 @@ once, when the model is loaded, and replayed; attention itself stays outside, ov
 exactly the keys that there are, so that one recording serves all lengths and patterns.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 
@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
-from canary.attention import padded_length
-from canary.variants.model import Attend, Cache, Layer, ReferenceModel, Rotation
+from canary.attention import Band, padded_length
+from canary.variants.cache import Cache
+from canary.variants.model import Attend, Layer, ReferenceModel, Rotation
 from canary.variants.vocabulary import PAD
 
 _WARM_UP_CALLS = 3
@@ -43,14 +44,23 @@ class CudaReader:
         self._record()
 
     def reader(
-        self, attend: Attend, *, capacity_tokens: int
+        self,
+        attend: Attend,
+        *,
+        capacity_tokens: int,
+        prompt_tokens: int | None = None,
+        bands: Sequence[Band | None] | None = None,
     ) -> Callable[[list[int]], int]:
         """Return a function that reads a prompt first, then word by word.
 
         Taking the number off the device waits for it, so whoever reads a clock after a
         step has waited too.
         """
-        cache = Cache(self._model, capacity_tokens=padded_length(capacity_tokens))
+        cache = self._model.cache(
+            capacity_tokens=padded_length(capacity_tokens),
+            prompt_tokens=prompt_tokens,
+            bands=bands,
+        )
 
         def read(ids: list[int]) -> int:
             if cache.length:

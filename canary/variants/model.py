@@ -16,7 +16,9 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.nn.functional import embedding, linear, rms_norm, silu
 
+from canary.attention import Band
 from canary.errors import CanaryError
+from canary.variants.cache import Cache, Kept
 from canary.variants.vocabulary import TABLE_ROWS
 
 EPSILON = 1e-6
@@ -58,32 +60,6 @@ class Layer(NamedTuple):
     mlp: Tensor
     mlp_gain: Tensor
     gains: tuple[Tensor, ...]
-
-
-class Cache:
-    """Keys and values of all that was read so far, one buffer for all layers.
-
-    `length` is how many tokens are in it. It doesn't grow: reading more than
-    `capacity_tokens` is an error of the caller's.
-    """
-
-    def __init__(
-        self, model: "ReferenceModel", *, capacity_tokens: int, batch: int = 1
-    ) -> None:
-        a = model.architecture
-        device = model.embedding.device
-        # Heads last but one, as the model makes them: appending copies one run.
-        shape = (a.layers, batch, capacity_tokens, a.heads, a.head_width)
-        self._keys = torch.empty(shape, dtype=model.dtype, device=device)
-        self._values = torch.empty(shape, dtype=model.dtype, device=device)
-        self.length = 0
-
-    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Append k and v (B, T, H, D); return all there is, the same shape but T."""
-        stop = self.length + k.shape[1]
-        self._keys[layer, :, self.length : stop] = k
-        self._values[layer, :, self.length : stop] = v
-        return self._keys[layer, :, :stop], self._values[layer, :, :stop]
 
 
 class ReferenceModel(torch.nn.Module):
@@ -129,6 +105,25 @@ class ReferenceModel(torch.nn.Module):
         self.key_gain = Parameter(torch.full((a.layers, a.head_width), 1.5))
         self._turns = (torch.empty(0), torch.empty(0))
         self._before, self._after = before_attention, after_attention
+
+    def cache(
+        self,
+        *,
+        capacity_tokens: int,
+        batch: int = 1,
+        bands: Sequence[Band | None] | None = None,
+        prompt_tokens: int | None = None,
+    ) -> Cache:
+        """Return an empty cache for this model; see `Cache`."""
+        a = self.architecture
+        return Cache(
+            Kept(batch, a.heads, a.head_width),
+            bands if bands is not None else [None] * a.layers,
+            capacity_tokens=capacity_tokens,
+            prompt_tokens=prompt_tokens,
+            dtype=self.dtype,
+            device=self.embedding.device,
+        )
 
     def serve(self) -> "ReferenceModel":
         """Keep the matrices in `dtype` from now on, instead of rounding at each use.

@@ -4,11 +4,20 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from canary.attention import attend, pattern, warm_lengths
+from canary.attention import (
+    Density,
+    KernelEvidence,
+    Memory,
+    attend,
+    compiles,
+    pattern,
+    warm_lengths,
+)
 from canary.clock import Clock
 from canary.errors import ArmError
 from canary.policy.model import VariantSpec
@@ -17,7 +26,7 @@ from canary.traffic.seeds import token_blocks
 from canary.variants.base import Generation
 from canary.variants.checkpoint import SHIPPED_SHA256, load_shipped
 from canary.variants.cuda import CudaReader
-from canary.variants.model import Attend, Cache
+from canary.variants.model import Attend
 from canary.variants.vocabulary import BOS, PAD, WORDS, decode, encode
 
 _WARM_TOKENS = 32_768
@@ -57,8 +66,7 @@ class ReferenceVariant:
         self._model = load_shipped(dtype=dtype, device=self._device)
         self._pattern = pattern(spec.attention)
         self._layers = range(self._model.architecture.layers)
-        for layer in self._layers:
-            self._pattern.at(layer)
+        self._bands = [self._pattern.at(layer).kept() for layer in self._layers]
         self._clock = clock
         self._cuda: CudaReader | None = None
         if self._device.type == "cuda":
@@ -75,28 +83,29 @@ class ReferenceVariant:
         prompt = _prompt(request)
         limit = request.max_output_tokens
         stops = request.stop if request.kind == "quality" else ()
-        kernels: dict[str, None] = {}
-        step = self._reader(len(prompt) + limit, kernels)
+        ran = _Ran()
+        before = compiles()
+        step = self._reader(len(prompt), len(prompt) + limit, ran)
         written = [step(prompt)]
         first_token_s = self._clock() - began_s
         with _one_thread(self._device):
             while len(written) < limit and not _stopped(decode(written), stops):
                 written.append(step(written[-1:]))
         end_s = self._clock() - began_s
-        length = len(prompt)
-        densities = [
-            self._pattern.density(length, length, layer=layer) for layer in self._layers
-        ]
+        densities = ran.densities(len(prompt))
         return Generation(
-            prompt_tokens=length,
+            prompt_tokens=len(prompt),
             output_tokens=len(written),
             first_token_s=first_token_s,
             end_s=end_s,
             answer=_before(decode(written), stops)
             if request.kind == "quality"
             else None,
-            kernels=tuple(kernels),
-            density=sum(densities) / len(densities),
+            kernels=tuple(ran.kernels),
+            density=sum(each.overall for each in densities) / len(densities),
+            density_min=min(each.least for each in densities),
+            density_max=max(each.most for each in densities),
+            compiles=compiles() - before,
         )
 
     def describe(self) -> dict[str, str]:
@@ -117,17 +126,22 @@ class ReferenceVariant:
         }
 
     def _reader(
-        self, capacity_tokens: int, kernels: dict[str, None]
+        self, prompt_tokens: int, capacity_tokens: int, ran: "_Ran"
     ) -> Callable[[list[int]], int]:
         """Return a function that reads words and says the likeliest next one.
 
         Taking the number off the device waits for it, so whoever reads a clock after a
         step has waited too, on CUDA as on the CPU.
         """
-        seen = self._attend(kernels)
+        seen = self._attend(Memory(prompt_tokens=prompt_tokens), ran)
         if self._cuda is not None:
-            return self._cuda.reader(seen, capacity_tokens=capacity_tokens)
-        cache = Cache(self._model, capacity_tokens=capacity_tokens)
+            return self._cuda.reader(
+                seen,
+                capacity_tokens=capacity_tokens,
+                prompt_tokens=prompt_tokens,
+                bands=self._bands,
+            )
+        cache = self._model.cache(capacity_tokens=capacity_tokens, bands=self._bands)
 
         def step(ids: list[int]) -> int:
             tokens = torch.tensor([ids], device=self._device)
@@ -141,18 +155,33 @@ class ReferenceVariant:
         """Compile, plan and record before the first request what it would wait for."""
         self._cuda = CudaReader(self._model, words=len(WORDS))
         for length in warm_lengths(_WARM_TOKENS):
-            step = self._reader(length + 2, {})
+            step = self._reader(length, length + 2, _Ran())
             step([PAD] * length)
             step([PAD])
         torch.cuda.reset_peak_memory_stats(self._device)
 
-    def _attend(self, kernels: dict[str, None]) -> Attend:
+    def _attend(self, memory: Memory, ran: "_Ran") -> Attend:
         def seen(q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
-            out, evidence = attend(q, k, v, self._pattern, layer=layer)
-            kernels.setdefault(str(evidence))
+            out, evidence = attend(q, k, v, self._pattern, layer=layer, memory=memory)
+            ran.kernels.setdefault(str(evidence))
+            ran.prefill.setdefault(layer, evidence)
             return out
 
         return seen
+
+
+@dataclass(slots=True)
+class _Ran:
+    """What attention ran for one request."""
+
+    kernels: dict[str, None] = field(default_factory=dict)
+    """Each by name, in order of first use."""
+    prefill: dict[int, KernelEvidence] = field(default_factory=dict)
+    """By layer, of the prompt."""
+
+    def densities(self, prompt_tokens: int) -> list[Density]:
+        """Return that of each layer, in the prompt."""
+        return [each.density(prompt_tokens) for each in self.prefill.values()]
 
 
 def _usable(device: str | None) -> torch.device:

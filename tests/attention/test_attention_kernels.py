@@ -71,7 +71,7 @@ def by_hand(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rule: Rule) -> ob
         for h in range(q.shape[1]):
             for t in range(q.shape[2]):
                 i = before + t
-                keys = [j for j in range(i + 1) if rule.sees(i, j)]
+                keys = [j for j in range(i + 1) if rule.band(before + t + 1).sees(i, j)]
                 scores = k[b, h // groups, keys] @ q[b, h, t] / q.shape[3] ** 0.5
                 out[b, h, t] = scores.softmax(0) @ v[b, h // groups, keys]
     return out
@@ -217,16 +217,18 @@ def test_the_evidence_names_what_ran_where_and_why(
     _, evidence = attend(q, k, v, asked, backend=backend)
     expected = KernelEvidence(
         name=name,
+        version=f"torch {torch.__version__}",
         pattern=str(asked),
         reason=reason,
         device="cpu",
         dtype="float32",
-        torch_version=torch.__version__,
-        rule=asked.at(0),
+        block_tokens=128 if name == "blocked" else None,
+        compiles=evidence.compiles,
+        masks=evidence.masks,
     )
 
     assert expected == evidence
-    assert asked.density(20, 20) == evidence.density(20, 20)
+    assert (asked.density(20, 20),) * 3 == evidence.density()
 
 
 def test_an_unknown_backend_lists_those_there_are() -> None:
@@ -235,7 +237,8 @@ def test_an_unknown_backend_lists_those_there_are() -> None:
         attend(*make((1, 1, 1, 4, 4), torch.float32), Dense(), backend="fast")
 
     assert str(caught.value) == (
-        "unknown attention backend 'fast'; known: auto, blocked, flex, reference, sdpa"
+        "unknown attention backend 'fast'; known: auto, blocked, flex, fused, "
+        "reference, sdpa, xformers"
     )
 
 

@@ -121,7 +121,7 @@ def test_key_ranges_are_exactly_what_a_block_of_queries_sees(
 ) -> None:
     """A kernel that reads only these ranges misses nothing and reads no spare key."""
     q_len, kv_len = lengths
-    ranges = rule.key_ranges(kv_len - q_len, kv_len)
+    ranges = rule.band(kv_len).key_ranges(kv_len - q_len, kv_len)
     seen = rule.visible(q_len, kv_len).any(dim=0)
 
     assert [j for j in range(kv_len) if seen[j]] == [
@@ -133,8 +133,8 @@ def test_key_ranges_are_exactly_what_a_block_of_queries_sees(
 
 def test_globals_and_window_are_one_range_until_a_key_lies_between_them() -> None:
     """Ranges that touch are one, so that a kernel needn't gather what is contiguous."""
-    rule = LocalGlobal(window=2, global_tokens=3)
-    found = [rule.key_ranges(start, 7) for start in (0, 4, 5)]
+    band = LocalGlobal(window=2, global_tokens=3).band(7)
+    found = [band.key_ranges(start, 7) for start in (0, 4, 5)]
 
     assert found == [((0, 7),), ((0, 7),), ((0, 3), (4, 7))]
 
@@ -144,14 +144,15 @@ def test_globals_and_window_are_one_range_until_a_key_lies_between_them() -> Non
 def test_max_keys_is_how_many_keys_a_query_sees(rule: Rule, position: int) -> None:
     """A query sees all keys up to `max_keys` of them, and that many ever after."""
     seen = int(rule.visible(1, position + 1).sum())
-    bound = position + 1 if rule.max_keys is None else rule.max_keys
+    most = rule.band(position + 1).max_keys
+    bound = position + 1 if most is None else most
 
     assert min(position + 1, bound) == seen
 
 
 @repeatable
 @given(
-    rule=rules.filter(lambda rule: rule.max_keys is not None),
+    rule=rules.filter(lambda rule: rule.band(0).max_keys is not None),
     queries=st.integers(1, 20),
     shift=st.integers(0, 30),
 )
@@ -159,15 +160,16 @@ def test_blocks_of_queries_beyond_max_keys_look_alike(
     rule: Rule, queries: int, shift: int
 ) -> None:
     """One mask over the gathered keys serves every later block, as kernels rely on."""
+    band = rule.band(0)
 
     def gathered(start: int) -> torch.Tensor:
         stop = start + queries
         keys = [
-            j for low, high in rule.key_ranges(start, stop) for j in range(low, high)
+            j for low, high in band.key_ranges(start, stop) for j in range(low, high)
         ]
         return rule.visible(queries, stop)[:, keys]
 
-    assert gathered(rule.max_keys).equal(gathered(rule.max_keys + shift))
+    assert gathered(band.max_keys).equal(gathered(band.max_keys + shift))
 
 
 def test_lengths_that_make_no_sense_are_refused() -> None:

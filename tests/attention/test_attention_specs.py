@@ -73,8 +73,9 @@ def test_a_pattern_is_named_as_the_arm_that_runs_it(spec: str | dict) -> None:
         (
             "flash",
             (
-                "pattern: unknown pattern 'flash'; "
-                "known: dense, local_global, sliding_window"
+                "pattern: unknown pattern 'flash'; known: adaptive, block_sparse, "
+                "dense, head_table, hyperbolic, local_global, random_blocks, relu, "
+                "sliding_window, soft_threshold, strided, tri_shape"
             ),
         ),
         (
@@ -84,17 +85,17 @@ def test_a_pattern_is_named_as_the_arm_that_runs_it(spec: str | dict) -> None:
         (
             7,
             (
-                "expected a pattern, got 7; write dense, "
-                "{pattern: local_global, window: 1024, global_tokens: 256} "
-                "or {pattern: sliding_window, window: 256}"
+                "expected a pattern, got 7; write dense or "
+                "{pattern: local_global, window: 1024, global_tokens: 256}"
             ),
         ),
         ({"patern": "dense"}, "patern: unknown key 'patern'; did you mean pattern?"),
         (
             {"window": 256},
             (
-                "the pattern is missing; "
-                "add pattern: dense, local_global or sliding_window"
+                "the pattern is missing; add pattern: adaptive, block_sparse, dense, "
+                "head_table, hyperbolic, local_global, random_blocks, relu, "
+                "sliding_window, soft_threshold, strided or tri_shape"
             ),
         ),
         (
@@ -130,21 +131,18 @@ def test_a_pattern_is_named_as_the_arm_that_runs_it(spec: str | dict) -> None:
         ({"layers": {}}, "layers: names no layer; write for example rest: dense"),
         (
             {"layers": {"rest": MIX}},
-            "layers.rest.layers: layers can't stand within layers",
+            "layers.rest.layers: layers can't stand within a layer",
         ),
         (
             {"layers": {"0-2": {"pattern": "sliding_window", "window": 0}}},
             (
                 "layers.0-2.window: "
-                "expected a number of tokens from 1 to 2147483647, got 0"
+                "expected a number of tokens from 1 to 2147483646, got 0"
             ),
         ),
         (
             {"layers": {"0-2": {"pattern": "slide"}, "rest": "dense"}},
-            (
-                "layers.0-2.pattern: unknown pattern 'slide'; "
-                "known: dense, local_global, sliding_window"
-            ),
+            ("layers.0-2.pattern: unknown pattern 'slide'; did you mean strided?"),
         ),
         (
             {"layers": {"first": "dense"}},

@@ -7,7 +7,7 @@ import torch
 
 from canary.attention import attend, pattern
 from canary.variants.cuda import CudaReader
-from canary.variants.model import Architecture, Cache, ReferenceModel
+from canary.variants.model import Architecture, ReferenceModel
 
 TINY = Architecture(layers=3, width=32, heads=2, head_width=16, hidden=48)
 WORDS = 250
@@ -49,7 +49,7 @@ def test_replayed_words_are_those_of_the_model(reader, length):
         2, 300, (length,), generator=torch.Generator().manual_seed(3)
     )
     read = reader.reader(seen, capacity_tokens=length + 6)
-    cache = Cache(model, capacity_tokens=length + 6)
+    cache = model.cache(capacity_tokens=length + 6)
     ids = prompt.tolist()
 
     for _ in range(6):

@@ -3,7 +3,7 @@ import torch
 
 from canary.attention import attend, pattern
 from canary.errors import CanaryError
-from canary.variants.model import Architecture, Cache, ReferenceModel
+from canary.variants.model import Architecture, ReferenceModel
 
 TINY = Architecture(layers=2, width=32, heads=2, head_width=16, hidden=48)
 PATTERNS = {
@@ -38,7 +38,7 @@ def attention(spec):
 def test_reading_in_pieces_changes_nothing(model, name, chunks):
     """With a cache, any division of a text gives what reading it at once gives."""
     tokens, seen = words(1, 20), attention(PATTERNS[name])
-    cache = Cache(model, capacity_tokens=24)
+    cache = model.cache(capacity_tokens=24)
 
     pieces = [model(part, seen, cache) for part in tokens.split(chunks, dim=1)]
 
