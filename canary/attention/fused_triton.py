@@ -26,13 +26,20 @@ def _log2_of_distance(inner, EXACT: tl.constexpr):
     """
     y = tl.maximum((inner - 1.0) * (inner + 1.0), 1e-30)
     if EXACT:
-        return tl.log2(inner + tl.sqrt(y))
-    root = tl.inline_asm_elementwise(
-        "rsqrt.approx.ftz.f32 $0, $1;", "=f,f", [y], tl.float32, True, 1
-    )
-    return tl.inline_asm_elementwise(
-        "lg2.approx.ftz.f32 $0, $1;", "=f,f", [inner + y * root], tl.float32, True, 1
-    )
+        bits = tl.log2(inner + tl.sqrt(y))
+    else:
+        root = tl.inline_asm_elementwise(
+            "rsqrt.approx.ftz.f32 $0, $1;", "=f,f", [y], tl.float32, True, 1
+        )
+        bits = tl.inline_asm_elementwise(
+            "lg2.approx.ftz.f32 $0, $1;",
+            "=f,f",
+            [inner + y * root],
+            tl.float32,
+            True,
+            1,
+        )
+    return bits
 
 
 @triton.jit
@@ -65,11 +72,14 @@ def _tile(
 ):  # fmt: skip
     """Load keys or values: by the copy engine, or row by row where they are gathered."""
     if BULK:
-        return base.load([b, kv_h, first, 0]).reshape(BLOCK_N, WIDTH)
-    at = base + j.to(tl.int64)[:, None] * step + tl.arange(0, WIDTH)[None, :]
-    if CHECKED:
-        return tl.load(at, mask=j[:, None] < kv_len, other=0.0)
-    return tl.load(at)
+        tile = base.load([b, kv_h, first, 0]).reshape(BLOCK_N, WIDTH)
+    else:
+        at = base + j.to(tl.int64)[:, None] * step + tl.arange(0, WIDTH)[None, :]
+        if CHECKED:
+            tile = tl.load(at, mask=j[:, None] < kv_len, other=0.0)
+        else:
+            tile = tl.load(at)
+    return tile
 
 
 @triton.jit
@@ -179,9 +189,10 @@ def _walk(
 @triton.jit
 def _of_queries(base, head, q_len, at, real, WANTED: tl.constexpr):
     """Load a number for each query, kept as (B, H, Tq); zeros where none is needed."""
+    numbers = tl.zeros(at.shape, tl.float32)
     if WANTED:
-        return tl.load(base + head * q_len + at, mask=real, other=1.0)
-    return tl.zeros(at.shape, tl.float32)
+        numbers = tl.load(base + head * q_len + at, mask=real, other=1.0)
+    return numbers
 
 
 @triton.jit(

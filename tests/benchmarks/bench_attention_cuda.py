@@ -64,7 +64,7 @@ PATTERNS: tuple[Rule, ...] = (
 LENGTHS_TOKENS = (4096, 8192, 16384, 32768, 65536, 131072)
 SHAPES = {"32 heads of 128": (32, 32), "32 query heads on 8 key heads of 128": (32, 8)}
 WIDTH = 128
-_ENOUGH_S = 0.25
+_ENOUGH_S = 0.12
 """How long a cell is measured, if three calls don't take longer."""
 
 
@@ -90,15 +90,16 @@ def tensors(heads: int, kv_heads: int, q_len: int, kv_len: int) -> list[torch.Te
     ]
 
 
-def kernels_of(rule: Rule, length: int) -> tuple[str, ...]:
-    """Return what is worth a row: flex is slow where `fused` was made for it."""
+def kernels_of(rule: Rule, length: int, *, grouped: bool) -> tuple[str, ...]:
+    """Return what is worth a row: not each way to be slow at each length."""
     if isinstance(rule, Adaptive):
         return ("auto",)
-    whole = not isinstance(rule, Hyperbolic | Relu) or not isinstance(
-        rule.within, Dense
-    )
-    if length > 32768 and not whole:
+    size = getattr(rule, "block", 128)
+    if size < 128 or (size == 128 and length > 32768 and not rule.table_free):
         return ("auto",)
+    dense = isinstance(getattr(rule, "within", None), Dense)
+    if grouped or (dense and length > 32768):
+        return ("auto", "xformers")
     return ("auto", "flex", "xformers")
 
 
@@ -125,14 +126,15 @@ def prefill(heads: int, kv_heads: int) -> Iterator[str]:
     pays: dict[Rule, list[int]] = {}
     for length in LENGTHS_TOKENS:
         qkv = tensors(heads, kv_heads, length, length)
-        dense_ms, _, dense = measure(Dense(), "auto", qkv) or (0.0, 0.0, None)
+        dense = attend(*qkv, Dense())[1]
+        dense_ms = call_ms(lambda: attend(*qkv, Dense()))  # noqa: B023 - called at once
         yield f"\n{length} tokens; dense by {dense}: {dense_ms:.3f} ms"
         yield (
             f"{'pattern':68} {'kernel':10} {'ms':>8} {'x dense':>8} {'ideal':>7} "
             f"{'of it':>6} {'density (least-most)':>23} {'MiB':>6}"
         )
         for rule in PATTERNS:
-            for kernel in kernels_of(rule, length):
+            for kernel in kernels_of(rule, length, grouped=heads != kv_heads):
                 found = measure(rule, kernel, qkv)
                 if found is None:
                     continue
