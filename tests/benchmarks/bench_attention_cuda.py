@@ -127,7 +127,7 @@ def prefill(heads: int, kv_heads: int) -> Iterator[str]:
     for length in LENGTHS_TOKENS:
         qkv = tensors(heads, kv_heads, length, length)
         dense = attend(*qkv, Dense())[1]
-        dense_ms = call_ms(lambda: attend(*qkv, Dense()))  # noqa: B023 - called at once
+        dense_ms = call_ms(lambda: attend(*qkv, Dense()))  # noqa: B023 - at once
         yield f"\n{length} tokens; dense by {dense}: {dense_ms:.3f} ms"
         yield (
             f"{'pattern':68} {'kernel':10} {'ms':>8} {'x dense':>8} {'ideal':>7} "
@@ -167,7 +167,7 @@ def decode(heads: int, kv_heads: int) -> Iterator[str]:
         for length in lengths:
             qkv = tensors(heads, kv_heads, 1, length)
             memory = Memory(prompt_tokens=length - 1)
-            ms = call_ms(lambda: attend(*qkv, rule, memory=memory))  # noqa: B023 - called at once
+            ms = call_ms(lambda: attend(*qkv, rule, memory=memory))  # noqa: B023 - at once
             cells.append(f"{ms * 1e3:10.1f}")
         yield f"{rule!s:68}" + "".join(cells)
 
