@@ -16,35 +16,43 @@ _MOST_SCORE_BYTES = 2**28
 
 @dataclass(slots=True, eq=False)
 class KeyBlocks:
-    """What is known of the complete blocks of keys of a layer: (B, Hkv, blocks, D).
+    """What is known of the complete blocks of keys of a layer, (B, Hkv, blocks, ...).
 
-    `low` and `high` are the bounds by dimension, `mean` the mean.
+    By `choose: mean` the mean key, D numbers, in float32 at least; by `bounds` the
+    largest and then the least value by dimension, 2 D numbers.
     """
 
-    low: torch.Tensor
-    high: torch.Tensor
-    mean: torch.Tensor
+    choose: str
+    block: int
+    known: torch.Tensor
 
     @staticmethod
-    def of(k: torch.Tensor, block: int) -> "KeyBlocks":
-        """Take in keys (B, Hkv, T, D), T a multiple of the block."""
-        parts = k.unflatten(2, (-1, block))
-        low, high = parts.aminmax(dim=3)
-        exact = torch.promote_types(k.dtype, torch.float32)
-        return KeyBlocks(low, high, parts.mean(3, dtype=exact))
+    def none(choose: str, block: int, k: torch.Tensor) -> "KeyBlocks":
+        """Return the knowledge of no block."""
+        empty = KeyBlocks(choose, block, k[:, :, :0])
+        return KeyBlocks(choose, block, empty.summary(k[:, :, :0]))
 
     def __len__(self) -> int:
         """Return how many blocks there are."""
-        return self.low.shape[2]
+        return self.known.shape[2]
 
-    def extended(self, k: torch.Tensor, block: int, known_tokens: int) -> "KeyBlocks":
-        """Return this with the blocks that have become complete since."""
-        complete = known_tokens // block
+    def extended(self, k: torch.Tensor) -> "KeyBlocks":
+        """Return this with the blocks of k that have become complete since."""
+        size, complete = self.block, k.shape[2] // self.block
         if complete <= len(self):
             return self
-        more = KeyBlocks.of(k[:, :, len(self) * block : complete * block], block)
-        pairs = ((self.low, more.low), (self.high, more.high), (self.mean, more.mean))
-        return KeyBlocks(*(torch.cat(pair, 2) for pair in pairs))
+        more = self.summary(k[:, :, len(self) * size : complete * size])
+        known = torch.cat([self.known, more], 2) if len(self) else more
+        return KeyBlocks(self.choose, size, known)
+
+    def summary(self, k: torch.Tensor) -> torch.Tensor:
+        """Sum up keys (B, Hkv, T, D), T a multiple of the block."""
+        parts = k.unflatten(2, (-1, self.block))
+        if self.choose == "mean":
+            exact = torch.promote_types(k.dtype, torch.float32)
+            mean: torch.Tensor = parts.mean(3, dtype=exact)
+            return mean
+        return torch.cat([parts.amax(3), parts.amin(3)], -1)
 
 
 def best_blocks(rule: "ChosenBlocks", look: Look) -> Table:
@@ -76,25 +84,22 @@ def best_blocks(rule: "ChosenBlocks", look: Look) -> Table:
 def _key_blocks(rule: "ChosenBlocks", look: Look) -> KeyBlocks:
     """Return what is known of complete blocks; remembered, if there is a memory."""
     assert look.k is not None  # noqa: S101 - as above
-    if look.memory is None or look.layer not in look.memory.blocks:
-        known = KeyBlocks.of(look.k[:, :, :0], rule.block)
-    else:
-        known = look.memory.blocks[look.layer]
-    known = known.extended(look.k, rule.block, look.kv_len)
-    if look.memory is not None:
-        look.memory.blocks[look.layer] = known
-    return known
+    remembered = {} if look.memory is None else look.memory.blocks
+    known = remembered.get(look.layer)
+    if known is None:
+        known = KeyBlocks.none(rule.choose, rule.block, look.k)
+    remembered[look.layer] = known.extended(look.k)
+    return remembered[look.layer]
 
 
 def _scores(rule: "ChosenBlocks", known: KeyBlocks, q: torch.Tensor) -> torch.Tensor:
     """Rank blocks for each query: (B, H, Tq, blocks)."""
-    groups = q.shape[1] // known.low.shape[1]
-    if rule.choose == "mean":
-        return _shared(q, known.mean, groups)
-    # The larger of q * low and q * high, dimension by dimension.
-    return _shared(q.clamp(min=0), known.high, groups) + _shared(
-        q.clamp(max=0), known.low, groups
-    )
+    groups = q.shape[1] // known.known.shape[1]
+    if rule.choose == "bounds":
+        # The larger of q * low and q * high in each dimension: high where q is above
+        # zero and low where it is below, in one product.
+        q = torch.cat([q.clamp(min=0), q.clamp(max=0)], -1)
+    return _shared(q, known.known, groups)
 
 
 def _shared(q: torch.Tensor, keys: torch.Tensor, groups: int) -> torch.Tensor:
@@ -119,21 +124,24 @@ def _by_row(
     """Rank blocks once for each block of queries; the first lacks `before` of them."""
     size, tokens = rule.block, q.shape[2]
     rows = -(-(before + tokens) // size)
+    behind = rows * size - before - tokens
     if rule.choose == "mean":
-        padded = torch.nn.functional.pad(
-            q, (0, 0, before, rows * size - before - tokens)
-        )
         count = torch.full((rows, 1), float(size), device=q.device)
         count[0] -= before
-        count[-1] -= rows * size - before - tokens
-        mean = padded.unflatten(2, (rows, size)).sum(3, dtype=known.mean.dtype) / count
+        count[-1] -= behind
+        parts = _rows_of(q, before, behind, 0.0).unflatten(2, (rows, size))
+        mean = parts.sum(3, dtype=known.known.dtype) / count
         return _scores(rule, known, mean)
-    scores = _scores(rule, known, q)
-    scores = torch.nn.functional.pad(
-        scores, (0, 0, before, rows * size - before - tokens), value=-torch.inf
-    )
+    scores = _rows_of(_scores(rule, known, q), before, behind, -torch.inf)
     best: torch.Tensor = scores.unflatten(2, (rows, size)).amax(3)
     return best
+
+
+def _rows_of(x: torch.Tensor, before: int, behind: int, value: float) -> torch.Tensor:
+    """Fill (B, H, T, ...) up to whole rows, without a copy where it is one."""
+    if not before and not behind:
+        return x
+    return torch.nn.functional.pad(x, (0, 0, before, behind), value=value)
 
 
 def _first_own_previous(
@@ -174,8 +182,8 @@ def antidiagonal_blocks(rule: "AntidiagonalBlocks", look: Look) -> Table:
     start, block = look.kv_len - look.q_len, rule.block
     first, last = start // block, (look.kv_len - 1) // block
     before, behind = start - first * block, (last + 1) * block - look.kv_len
-    q = torch.nn.functional.pad(look.q, (0, 0, before, behind))
-    k = torch.nn.functional.pad(look.k, (0, 0, 0, behind))
+    q = _rows_of(look.q, before, behind, 0.0)
+    k = _rows_of(look.k, 0, behind, 0.0)
     # Queries in reverse: the dot product of the joined vectors is an antidiagonal.
     joined_q = q.unflatten(2, (-1, rule.stride)).flip(3).flatten(3)
     joined_k = k.unflatten(2, (-1, rule.stride)).flatten(3)
@@ -195,7 +203,12 @@ def antidiagonal_blocks(rule: "AntidiagonalBlocks", look: Look) -> Table:
         mass = shares.unflatten(3, (-1, parts)).sum(4).unflatten(2, (-1, parts)).sum(3)
         row = torch.arange(low, high, device=q.device)[:, None]
         tables.append(_fewest(mass / parts, rule.mass, columns, row))
-    return Table(compact(torch.cat(tables, 2)), block, block, first)
+    width = max(table.shape[3] for table in tables)
+    filled = [
+        torch.nn.functional.pad(table, (0, width - table.shape[3]), value=NO_BLOCK)
+        for table in tables
+    ]
+    return Table(compact(torch.cat(filled, 2)), block, block, first)
 
 
 def _fewest(

@@ -188,10 +188,12 @@ class _Launch(NamedTuple):
         out_steps = (0, 0, 0) if self.out is None else out.stride()[:3]
         q_time, k_time = (nothing, nothing) if self.times is None else self.times
         table, table_kind, table_numbers = self._table(nothing)
-        rows = listed.whole_counts.shape[2]
+        rows, start = listed.whole_counts.shape[2], mask.start
         per_head, per_entry = _list_steps(listed)
         keys, values = (_bulk(x, form) if form.bulk else x for x in (k, v))
-        kernel.forward[(rows, batch * heads)](
+        uneven = start < mask.band.dense_from < mask.kv_len
+        grid = (batch * heads, rows) if uneven else (rows, batch * heads)
+        kernel.forward[grid](
             q, keys, values, out, nothing if log_sum is None else log_sum,
             q_time, k_time,
             listed.whole_counts, listed.whole, listed.some_counts, listed.some, table,
@@ -199,14 +201,15 @@ class _Launch(NamedTuple):
             per_entry, per_head, listed.whole.shape[3], listed.some.shape[3],
             *table_numbers[:3], rows,
             *mask.band,
-            mask.start, q_len, mask.kv_len, listed.first_row, table_numbers[3],
+            start, q_len, mask.kv_len, listed.first_row, table_numbers[3],
             scale, number,
             HEADS=heads, SHARED=heads // k.shape[1], SCORE=score, TABLE=table_kind,
             STRIDED=mask.band.stride > 0,
             KEY_BLOCK=128 if mask.table is None else mask.table.k_block,
             BLOCK_M=form.tile_q, BLOCK_N=form.tile_k, WIDTH=width,
             PRECISION="ieee" if q.dtype == torch.float32 else "tf32",
-            BULK=form.bulk, num_warps=form.warps, num_stages=form.stages,
+            BULK=form.bulk, HEADS_FIRST=uneven,
+            num_warps=form.warps, num_stages=form.stages,
         )  # fmt: skip
 
     def _table(

@@ -216,7 +216,7 @@ def forward(
     HEADS: tl.constexpr, SHARED: tl.constexpr, SCORE: tl.constexpr,
     TABLE: tl.constexpr, STRIDED: tl.constexpr, KEY_BLOCK: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, WIDTH: tl.constexpr,
-    PRECISION: tl.constexpr, BULK: tl.constexpr,
+    PRECISION: tl.constexpr, BULK: tl.constexpr, HEADS_FIRST: tl.constexpr,
 ):  # fmt: skip
     """Compute one tile of BLOCK_M queries of one head.
 
@@ -224,9 +224,10 @@ def forward(
     the same lists; the longest rows go first. Lists are (b, h, rows, width), int32.
     """
     # The last rows see most: they start first, so that none is left over at the end.
-    row = rows - 1 - tl.program_id(0)
-    b = tl.program_id(1) // HEADS
-    h = tl.program_id(1) % HEADS
+    # Where one row sees far more than others, that of all heads: not head by head.
+    row = rows - 1 - tl.program_id(1 if HEADS_FIRST else 0)
+    b = tl.program_id(0 if HEADS_FIRST else 1) // HEADS
+    h = tl.program_id(0 if HEADS_FIRST else 1) % HEADS
     kv_h = h // SHARED
     head = (b * HEADS + h).to(tl.int64)
     i = (first_row + row) * BLOCK_M + tl.arange(0, BLOCK_M)

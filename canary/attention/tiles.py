@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 
 from canary.attention.band import Band
-from canary.attention.masks import Mask
+from canary.attention.masks import Mask, Table
 
 
 class Tiles(NamedTuple):
@@ -28,6 +28,10 @@ def tiles(
     mask: Mask, tile_q: int, tile_k: int, device: torch.device, *, least_width: int = 1
 ) -> Tiles:
     """List the tiles of a mask; nothing of the mask's full size is made."""
+    table = mask.table
+    if table is not None and (table.q_block, table.k_block) == (tile_q, tile_k):
+        if table.blocks.shape[3] >= least_width:
+            return _listed(table)
     first, last = mask.start // tile_q, (mask.kv_len - 1) // tile_q
     touched, entire = _by_position(mask, first, last, tile_q, tile_k, device)
     if mask.table is not None:
@@ -37,6 +41,17 @@ def tiles(
     whole_counts, whole = _lists(entire, least_width)
     some_counts, some = _lists(touched & ~entire, least_width)
     return Tiles(whole_counts, whole, some_counts, some, first)
+
+
+def _listed(table: Table) -> Tiles:
+    """Return lists of the same size as they are: only a row's own block is in part."""
+    counts = (table.blocks >= 0).sum(3, dtype=torch.int32)
+    rows = counts.shape[2]
+    own = torch.arange(rows, dtype=torch.int32, device=counts.device) + table.first_row
+    own = own[:, None].expand(*counts.shape, 1).contiguous()
+    # The own block is the last of its list, and what fills a list up is never read.
+    whole = table.blocks.clamp(min=0).contiguous()
+    return Tiles(counts - 1, whole, torch.ones_like(counts), own, table.first_row)
 
 
 def _edges(

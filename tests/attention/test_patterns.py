@@ -486,3 +486,14 @@ def test_patterns_are_read_without_torch():
     )
 
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("rule", [r for r in EVERY if r.chooses], ids=str)
+def test_choosing_in_small_portions_chooses_the_same(rule, monkeypatch):
+    """Scores of long prompts are made portion by portion, so that they fit."""
+    q, k, v = tensors((1, 4, 2, 500, 500), torch.float64)
+    at_once, _ = attend(q, k, v, rule)
+    monkeypatch.setattr("canary.attention.choosing._MOST_SCORE_BYTES", 4096)
+    portions, _ = attend(q, k, v, rule)
+
+    torch.testing.assert_close(portions, at_once, rtol=0, atol=1e-12)
