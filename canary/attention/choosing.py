@@ -11,7 +11,7 @@ from canary.attention.rules import Look
 if TYPE_CHECKING:
     from canary.attention.chosen import AntidiagonalBlocks, ChosenBlocks
 
-_MOST_SCORE_BYTES = 2**28
+_MOST_SCORE_BYTES = 2**30
 
 
 @dataclass(slots=True, eq=False)
@@ -65,7 +65,8 @@ def best_blocks(rule: "ChosenBlocks", look: Look) -> Table:
     first, last = start // q_block, (look.kv_len - 1) // q_block
     lists = []
     batch, heads = look.q.shape[:2]
-    row_bytes = 4 * batch * heads * max(1, len(known)) * (1 if alone else block)
+    scored = 1 if alone or rule.choose == "mean" else block
+    row_bytes = 4 * batch * heads * max(1, len(known)) * scored
     step = max(1, _MOST_SCORE_BYTES // row_bytes)
     for low in range(first, last + 1, step):
         high = min(low + step, last + 1)

@@ -86,10 +86,12 @@ def _form(q: torch.Tensor, k: torch.Tensor, mask: Mask, weighing: Rule | None) -
     """
     table = mask.table
     rows = 128 if table is None or table.q_block == 1 else table.q_block
+    if mask.q_len == 1:
+        rows = 16  # the least that a product of matrices takes
     columns = 128 if table is None else table.k_block
     if q.dtype == torch.float32 or q.shape[3] > 128:
         return _Form(min(rows, 64), 32, 4, 2)
-    if rows != columns or not _bulk_copies(k):
+    if mask.q_len == 1 or rows != columns or not _bulk_copies(k):
         return _Form(rows, 64, 4, 2)
     if isinstance(weighing, Hyperbolic):
         rows = min(rows, 64)  # more of its numbers than of others must be at hand
@@ -217,13 +219,14 @@ class _Launch(NamedTuple):
     ) -> tuple[torch.Tensor, int, tuple[int, int, int, int]]:
         """Return the table that the kernel looks pairs up in, where it must.
 
-        Where a tile lies within a row of the lists, all that is listed is seen: kind 1.
+        Where a tile lies within a row of the lists, or holds one query, all that is
+        listed is seen: kind 1.
         Where each query has its own list, the tile's is their union, and it asks.
         """
         table = self.mask.table
         if table is None:
             return nothing, 0, (0, 0, 0, 0)
-        if table.q_block >= self.form.tile_q:
+        if table.q_block >= self.form.tile_q or self.mask.q_len == 1:
             return nothing, 1, (0, 0, 0, 0)
         seen = table.seen(-(-self.mask.kv_len // table.k_block)).to(torch.int8)
         b, h = (0 if seen.shape[n] == 1 else seen.stride(n) for n in (0, 1))

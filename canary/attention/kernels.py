@@ -249,8 +249,8 @@ def choice(rule: Rule, mask: Mask, q: torch.Tensor, backend: str) -> tuple[str, 
     """Return the kernel that runs a rule, and why that one.
 
     ``auto`` takes sdpa for dense rules and, on CUDA, where a rule hides nothing; for
-    others blocked on the CPU and in decode, and in prefill on CUDA the first of fused,
-    flex and blocked that can.
+    others blocked on the CPU and where decode slices the cache, and else on CUDA the
+    first of fused, flex and blocked that can.
 
     Raises:
         AttentionError: The backend is unknown, or can't execute this exactly.
@@ -274,7 +274,8 @@ def choice(rule: Rule, mask: Mask, q: torch.Tensor, backend: str) -> tuple[str, 
         raise AttentionError(
             f"backend {backend} can't run {rule} here: {refused}; use blocked or auto"
         )
-    if backend in {"flex", "fused"} and q.shape[2] == 1 and rule.weighs is None:
+    single = q.shape[2] == 1 and rule.weighs is None
+    if single and (backend == "flex" or (backend == "fused" and mask.table is None)):
         return "blocked", (
             f"{backend} was asked for; one query slices the cache as blocked does"
         )
@@ -289,19 +290,21 @@ def _best(rule: Rule, mask: Mask, q: torch.Tensor) -> tuple[str, str]:
         # `blocked` is one dense call itself as long as the rule hides nothing, so there
         # is no length at which a sparse rule gains from being sent to sdpa.
         return "blocked", "auto: the kernel here that skips what the rule hides"
-    if q.shape[2] == 1:
+    if q.shape[2] == 1 and mask.table is None:
         return "blocked", "auto: one query slices the cache"
     plain = mask.table is None and rule.weighs is None
     if plain and not mask.band.hides(mask.start, mask.kv_len):
         return "sdpa", "auto: at this length the rule hides nothing"
-    return _best_prefill(q)
+    return _best_skipping(q)
 
 
-def _best_prefill(q: torch.Tensor) -> tuple[str, str]:
-    """Return the fastest kernel on CUDA for many queries that skips what is hidden."""
+def _best_skipping(q: torch.Tensor) -> tuple[str, str]:
+    """Return the fastest kernel on CUDA that skips what is hidden."""
     refused = fused_refuses(q)
     if refused is None:
         return "fused", "auto: the fastest kernel on CUDA that skips what is hidden"
+    if q.shape[2] == 1:
+        return "blocked", f"auto: {refused}; one query gathers its blocks"
     if flex_compiles(q.device):
         return "flex", f"auto: {refused}"
     return "blocked", f"auto: {refused}, and flex needs Triton"

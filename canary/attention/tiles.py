@@ -29,9 +29,10 @@ def tiles(
 ) -> Tiles:
     """List the tiles of a mask; nothing of the mask's full size is made."""
     table = mask.table
-    if table is not None and (table.q_block, table.k_block) == (tile_q, tile_k):
-        if table.blocks.shape[3] >= least_width:
-            return _listed(table)
+    if table is not None and table.blocks.shape[3] >= least_width:
+        as_it_is = (table.q_block, table.k_block) == (tile_q, tile_k)
+        if as_it_is or (mask.q_len == 1 and table.k_block == tile_k):
+            return _listed(mask, table, tile_q)
     first, last = mask.start // tile_q, (mask.kv_len - 1) // tile_q
     touched, entire = _by_position(mask, first, last, tile_q, tile_k, device)
     if mask.table is not None:
@@ -43,15 +44,18 @@ def tiles(
     return Tiles(whole_counts, whole, some_counts, some, first)
 
 
-def _listed(table: Table) -> Tiles:
-    """Return lists of the same size as they are: only a row's own block is in part."""
+def _listed(mask: Mask, table: Table, tile_q: int) -> Tiles:
+    """Return lists of the same size as they are: only a row's own block is in part.
+
+    The list of a single query is its tile's, whatever the sizes.
+    """
     counts = (table.blocks >= 0).sum(3, dtype=torch.int32)
-    rows = counts.shape[2]
-    own = torch.arange(rows, dtype=torch.int32, device=counts.device) + table.first_row
+    first = mask.start // table.k_block
+    own = torch.arange(counts.shape[2], dtype=torch.int32, device=counts.device) + first
     own = own[:, None].expand(*counts.shape, 1).contiguous()
     # The own block is the last of its list, and what fills a list up is never read.
     whole = table.blocks.clamp(min=0).contiguous()
-    return Tiles(counts - 1, whole, torch.ones_like(counts), own, table.first_row)
+    return Tiles(counts - 1, whole, torch.ones_like(counts), own, mask.start // tile_q)
 
 
 def _edges(
