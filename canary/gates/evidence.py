@@ -23,7 +23,7 @@ from canary.policy.units import BASE_BLOCK_S
 
 BOOKS = "books"
 CONTROL = "control"
-SCHEMA = "canary.evidence/1"
+SCHEMA = "canary.evidence/2"
 
 _FACTS = ("kernels", "devices", "control_kernels", "control_columns")
 
