@@ -44,14 +44,15 @@ class Side:
 class Pairs:
     """Pairs in order of arrival, ties by request id: the canonical order.
 
-    `unit` is a scored pair's group (group, else session, else request), `session` the
-    conversation or an empty text. `agree` is 1 where the candidate's answer is the
-    baseline's, 0 where it isn't and NaN where that isn't known. `void` counts requests
-    that were void or shed; `missing_baseline` and `missing_candidate` hold the arrival
-    times of requests that only the other arm has, up to the last request
-    that both have seen. `baseline_service_s` is the baseline's service time of each of
-    its requests, which arrived at `baseline_arrived_s`. `control` pairs the baseline
-    with its own second copy (the A/A control), where there is one.
+    `unit` is a scored pair's group (group, else session, else request), `unit_items`
+    how many items that will have (0: not said), `session` the conversation or an empty
+    text. `agree` is 1 where the candidate's answer is the baseline's, 0 where it isn't
+    and NaN where that isn't known. `void` counts requests that were void or shed;
+    `missing_baseline` and `missing_candidate` hold the arrival times of requests that
+    only the other arm has, up to the last request that both have seen.
+    `baseline_service_s` is the baseline's service time of each of its requests, which
+    arrived at `baseline_arrived_s`. `control` pairs the baseline with its own second
+    copy (the A/A control), where there is one.
     """
 
     request_id: Texts
@@ -337,7 +338,7 @@ def _agreement(rows_a: _Rows, rows_b: _Rows, at_a: Ints, at_b: Ints) -> Floats:
 
 
 def _units(rows: _Rows, at: Ints, quality: Bools) -> tuple[Texts, Ints]:
-    """Return each scored pair's group and how many items that has."""
+    """Return each scored pair's group and how many items that has, 0 if unknown."""
     unit = np.full(len(at), "", dtype=object)
     asked = at[quality]
     known = rows.texts("group")[asked]
@@ -345,4 +346,7 @@ def _units(rows: _Rows, at: Ints, quality: Bools) -> tuple[Texts, Ints]:
         known = np.where(known == "", rows.texts(fallback)[asked], known)
     unit[quality] = known
     items = np.nan_to_num(rows.floats("group_items")[at]).astype(np.int64)
-    return unit, items
+    alone = quality & (items == 0)
+    for name in ("group", "session_id"):
+        alone &= rows.texts(name)[at] == ""
+    return unit, np.where(alone, 1, items)

@@ -124,9 +124,10 @@ class PairStore:
         self._prompt_tokens.append(first.prompt_tokens)
         self._kind.append(first.kind or "")
         self._task.append(first.task or "")
-        unit = first.group or first.session_id or first.request_id
-        self._unit.append(unit if first.kind == "quality" else "")
-        self._unit_items.append(first.group_items or 0)
+        scored, together = first.kind == "quality", first.group or first.session_id
+        self._unit.append((together or first.request_id) if scored else "")
+        alone = scored and not together
+        self._unit_items.append(first.group_items or int(alone))
         self._session.append(first.session_id or "")
         self._weight.append(first.weight)
         for row in rows:

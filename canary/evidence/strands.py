@@ -26,6 +26,10 @@ class Strand:
         self._sorted = True
         self._taken: list[Rows] = []
 
+    def __len__(self) -> int:
+        """Return how many rows there are, taken or not."""
+        return sum(len(rows[BLOCK]) for rows in (*self._taken, *self._fresh))
+
     def add(self, rows: Mapping[str, Column]) -> None:
         """Take rows; `block` is one of their columns."""
         if len(rows[BLOCK]):
@@ -66,6 +70,11 @@ class Strand:
         if len(self._taken) > 1:
             self._taken = [_joined(self._taken)]
         return self._taken[0] if self._taken else None
+
+    def everything(self) -> Rows:
+        """Return every row, taken or not, in no order; empty if there is none."""
+        parts = [*self._taken, *self._fresh]
+        return _joined(parts) if parts else {}
 
     def canonical(self) -> Rows | None:
         """Return every row in an order that depends on the rows alone."""

@@ -6,14 +6,20 @@ and shards of one run add up to what the whole run would have given.
 
 import io
 import json
+import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from tokenize import TokenError
+from typing import Any
+from zipfile import BadZipFile, LargeZipFile
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from canary.errors import ObservationError
 from canary.evidence.blocks import Ints, SessionBlocks, block_of
 from canary.evidence.pairs import Pairs
-from canary.evidence.strands import Rows, Strand
+from canary.evidence.strands import BLOCK, Rows, Strand
 from canary.gates.books import book_rows, summed
 from canary.gates.control import control_rows, sent_columns
 from canary.gates.rows import fair_share
@@ -23,9 +29,33 @@ from canary.policy.units import BASE_BLOCK_S
 
 BOOKS = "books"
 CONTROL = "control"
-SCHEMA = "canary.evidence/1"
+SCHEMA = "canary.evidence/2"
+
+_DAMAGE = (
+    *(ValueError, OSError, EOFError, KeyError, MemoryError, RecursionError),
+    *(NotImplementedError, RuntimeError, SyntaxError, TokenError),
+    *(BadZipFile, LargeZipFile, zlib.error),
+)
+"""What unpacking bytes that are cut, changed or something else may raise."""
 
 _FACTS = ("kernels", "devices", "control_kernels", "control_columns")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Facts:
+    """What is written beside the rows."""
+
+    schema: str
+    policy_sha256: str
+    weights: tuple[float, float]
+    questions: dict[str, int]
+    kernels: dict[str, list[str]]
+    devices: dict[str, list[str]]
+    control_kernels: dict[str, list[str]]
+    control_columns: dict[str, list[str]]
+
+
+_FACTS_OF = TypeAdapter(_Facts)
 
 
 class Evidence:
@@ -119,14 +149,14 @@ class Evidence:
             for column, values in rows.items():
                 plain = values.astype(str) if values.dtype == object else values
                 columns[f"{name}|{column}"] = plain
-        facts = {
-            "schema": SCHEMA,
-            "policy_sha256": self._policy.sha256,
-            "weights": self.weights,
-            "questions": self.questions,
+        facts = _Facts(
+            schema=SCHEMA,
+            policy_sha256=self._policy.sha256,
+            weights=self.weights,
+            questions=self.questions,
             **{kind: getattr(self, kind) for kind in _FACTS},
-        }
-        columns["facts"] = np.array(json.dumps(facts, sort_keys=True))
+        )
+        columns["facts"] = np.array(json.dumps(asdict(facts), sort_keys=True))
         sink = io.BytesIO()
         np.savez_compressed(sink, allow_pickle=False, **columns)
         return sink.getvalue()
@@ -139,28 +169,63 @@ def read_evidence(policy: Policy, content: bytes) -> Evidence:
         ObservationError: It is something else, or another policy's.
     """
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as columns:
-            read = dict(columns)
-        facts = json.loads(str(read.pop("facts")))
-    except (ValueError, OSError, KeyError) as error:
-        raise ObservationError(f"not evidence that was folded ({error})") from error
-    if facts["schema"] != SCHEMA or facts["policy_sha256"] != policy.sha256:
+        columns, facts = _unpacked(content)
+    except _DAMAGE as error:
+        raise ObservationError(
+            "not evidence that was folded, or damaged: fold the observations again "
+            f"({type(error).__name__})"
+        ) from error
+    found = (facts.get("schema"), facts.get("policy_sha256"))
+    if found != (SCHEMA, policy.sha256):
         raise ObservationError(
             f"this evidence was folded for another policy than {policy.name}, or by "
             "another version; fold the observations again"
         )
-    evidence = Evidence(
-        policy, weights=tuple(facts["weights"]), questions=facts["questions"]
-    )
-    rows: dict[str, Rows] = {}
-    for key, values in read.items():
+    try:
+        return _rebuilt(policy, columns, _FACTS_OF.validate_python(facts))
+    except ValueError as error:
+        raise ObservationError(
+            "evidence that was folded for this policy, but is damaged: fold the "
+            "observations again"
+        ) from error
+
+
+def _unpacked(content: bytes) -> tuple[Rows, dict[str, Any]]:
+    """Return columns by name, and what else was written.
+
+    Raises:
+        ValueError: Or another of `_DAMAGE`: they can't be told from each other.
+    """
+    columns = np.load(io.BytesIO(content), allow_pickle=False)
+    if not isinstance(columns, np.lib.npyio.NpzFile):
+        raise ValueError("a single array")  # noqa: TRY004 - of a file's content
+    with columns:
+        read = dict(columns)
+    facts = json.loads(str(read.pop("facts")))
+    if not isinstance(facts, dict):
+        raise ValueError("facts without names")  # noqa: TRY004 - of a file's content
+    return read, facts
+
+
+def _rebuilt(policy: Policy, columns: Rows, facts: "_Facts") -> Evidence:
+    """Return evidence of these columns.
+
+    Raises:
+        ValueError: They aren't columns of rows that stand in blocks.
+    """
+    evidence = Evidence(policy, weights=facts.weights, questions=facts.questions)
+    strands: dict[str, Rows] = {}
+    for key, values in columns.items():
         name, _, column = key.rpartition("|")
         text = values.dtype.kind == "U"
-        rows.setdefault(name, {})[column] = values.astype(object) if text else values
-    for name, found in rows.items():
-        evidence.strand(name).add(found)
+        strands.setdefault(name, {})[column] = values.astype(object) if text else values
+    for name, rows in strands.items():
+        lengths = {values.shape[:1] for values in rows.values()}
+        if BLOCK not in rows or len(lengths) > 1 or () in lengths:
+            raise ValueError(f"strand {name!r} isn't made of rows")
+        evidence.strand(name).add(rows)
     for kind in _FACTS:
-        _add(getattr(evidence, kind), facts[kind])
+        _add(getattr(evidence, kind), getattr(facts, kind))
     return evidence
 
 

@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-import pyarrow as pa
 
 from canary.evidence.blocks import Ints
 from canary.evidence.pairs import Bools, Floats, Pairs
@@ -11,7 +10,7 @@ from canary.evidence.strands import Rows
 from canary.gates.common import in_regime, timings
 from canary.policy.model import Gate, Policy
 from canary.stats.grid import bins_of
-from canary.traffic.seeds import stable_uniform
+from canary.traffic.seeds import stable_seed, stable_uniform
 
 STEPS = 1_000_000
 """A score, or a weight, of 1 in whole steps."""
@@ -21,21 +20,26 @@ DISCRETE = {"memory": "peak_memory_bytes", "output_tokens": "output_tokens"}
 
 
 def score_rows(gate: Gate, policy: Policy, pairs: Pairs, block: Ints) -> Rows:
-    """Return a row per scored item: its group, how many items that has, both scores."""
+    """Return a row per scored item: its group, how many items that has (0: not said),
+    which of them it is, both scores.
+
+    Tasks may name their groups alike, so a group is one of its task.
+    """
     scope = in_regime(gate, policy, pairs) & pairs.quality
     if gate.task is not None:
         scope &= pairs.task == gate.task
     a = np.where(pairs.baseline.failed, 0.0, pairs.baseline.score)
     b = np.where(pairs.candidate.failed, 0.0, pairs.candidate.score)
     scope &= ~np.isnan(a) & ~np.isnan(b)
-    units, items = pairs.unit[scope], pairs.unit_items[scope]
-    if np.any(items == 0):  # not said: as many as there are
-        codes = pa.array(units, pa.string()).dictionary_encode().indices.to_numpy()
-        items = np.where(items == 0, np.bincount(codes)[codes], items)
+    units, names = pairs.unit[scope], pairs.request_id[scope]
+    item = np.zeros(len(names), np.int64)  # what is alone needs no number
+    several = units != names
+    item[several] = [stable_seed("item", str(name)) for name in names[several]]
     return {
         "block": block[scope],
-        "unit": units,
-        "items": items,
+        "unit": pairs.task[scope] + "/" + units,
+        "items": pairs.unit_items[scope],
+        "item": item,
         "a": np.rint(a[scope] * STEPS).astype(np.int64),
         "b": np.rint(b[scope] * STEPS).astype(np.int64),
     }

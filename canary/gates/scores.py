@@ -1,7 +1,9 @@
 """Gates on accuracy: the mean difference of scores, per validation group."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping
+from zlib import crc32
 
 import numpy as np
 
@@ -25,7 +27,8 @@ class ScoreScale:
         gate: The limit.
         policy: Its policy.
         strand: A row per item: group (`unit`), the items that the group will have
-            (`items`), and both scores in steps of a millionth (`a` and `b`).
+            (`items`, 0 if that isn't said), which of them it is (`item`), and both
+            scores in steps of a millionth (`a` and `b`).
         questions: How many groups each task's questions are; for `inference: set`.
 
     A mean over half a group would be looked at before it is known. Groups count in the
@@ -45,7 +48,10 @@ class ScoreScale:
             self._set = FiniteSet(-margin_of(gate), _total(gate, questions or {}))
         self.tally = ValueTally(-margin_of(gate), SHARES)
         self.means = Means()
-        self._groups: dict[str, list[int]] = {}
+        self._open: dict[str, dict[int, tuple[int, int]]] = {}
+        self._whole: set[str] = set()
+        self._sizes: Counter[str] = Counter()
+        self._sized = 0
         self.items = 0
 
     def advance(self, closed: int | None) -> None:
@@ -53,7 +59,6 @@ class ScoreScale:
         rows = self._strand.take(closed)
         if rows is None:
             return
-        self.items += len(rows["block"])
         block, sums, names = self._completed(rows)
         if not len(block):
             return
@@ -66,30 +71,49 @@ class ScoreScale:
 
     def _completed(self, rows: Rows) -> tuple[Ints, Ints, list[str]]:
         """Return the base block in which each complete group was completed, with its
-        items and the sums of both scores, shape (groups, 3), and the groups' names."""
-        alone = rows["items"] <= 1
-        done = [rows["block"][alone].tolist()]
-        ones = np.ones(int(alone.sum()), np.int64)
-        sums = [np.column_stack([ones, rows["a"][alone], rows["b"][alone]])]
-        names = rows["unit"][alone].tolist()
-        late_blocks, late_sums = [], []
-        columns = [rows[name][~alone].tolist() for name in ("block", "unit", "items",
-                                                            "a", "b")]  # fmt: skip
-        for block, unit, items, a, b in zip(*columns, strict=True):
-            group = self._groups.setdefault(unit, [0, 0, 0])
-            if group[0] == items:
-                continue  # asked again: an item counts once
-            group[0] += 1
-            group[1] += a
-            group[2] += b
-            if group[0] == items:
-                late_blocks.append(block)
-                late_sums.append(tuple(group))
+        items and the sums of both scores, shape (groups, 3), and the groups' names.
+
+        An item that is asked again counts once, and so does a group.
+        """
+        columns = [rows[name].tolist() for name in ("block", "unit", "item", "a", "b")]
+        blocks, sums, names = [], [], []
+        for block, unit, item, a, b, size in sorted(
+            zip(*columns, self._sizes_of(rows), strict=True), key=_order
+        ):
+            if unit in self._whole:
+                continue
+            group = self._open.setdefault(unit, {})
+            self.items += item not in group
+            group.setdefault(item, (a, b))
+            if len(group) >= size:
+                self._whole.add(unit)
+                blocks.append(block)
+                sums.append((len(group), *map(sum, zip(*group.values(), strict=True))))
                 names.append(unit)
-        done.append(late_blocks)
-        sums.append(np.array(late_sums, np.int64).reshape(-1, 3))
-        blocks = np.array([b for some in done for b in some], np.int64)
-        return blocks, np.vstack(sums), names
+                del self._open[unit]
+        shaped = np.array(sums, np.int64).reshape(-1, 3)
+        return np.array(blocks, np.int64), shaped, names
+
+    def _sizes_of(self, rows: Rows) -> list[int]:
+        """Return how many items the group of each row has.
+
+        Where that isn't said, as many as have been folded: all parts and shards are
+        looked at, also what hasn't been taken yet.
+        """
+        sizes: list[int] = rows["items"].tolist()
+        if all(sizes):
+            return sizes
+        if self._sized < len(self._strand):
+            whole = self._strand.everything()
+            items = set(
+                zip(whole["unit"].tolist(), whole["item"].tolist(), strict=True)
+            )
+            self._sizes = Counter(unit for unit, _ in items)
+            self._sized = len(self._strand)
+        units = rows["unit"].tolist()
+        return [
+            size or self._sizes[unit] for size, unit in zip(sizes, units, strict=True)
+        ]
 
     def weigh(self, load: float | None) -> Weight:
         """Return the evidence so far; the load doesn't matter to it."""
@@ -97,6 +121,8 @@ class ScoreScale:
         threshold = math.log(1 / self._policy.decision.alpha)
         if not self.means.units:
             told = "both arms have answered nothing that it counts"
+            if self._open:
+                told = f"none of {len(self._open):,} groups is answered in full"
             return no_evidence(told, threshold)
         baseline = self.means.baseline
         if baseline <= margin_of(self._gate):
@@ -131,6 +157,17 @@ class ScoreScale:
             requests=self.items,
             bounds=self._set.bounds(self._policy.decision.alpha) if self._set else None,
         )
+
+
+def _order(row: tuple[int, str, int, int, int, int]) -> tuple[int | str, ...]:
+    """Put rows in an order that doesn't depend on who folded them.
+
+    Of two answers to one question in a base block the first counts: a coin for each
+    group says whether that is the better or the worse one, so neither is preferred.
+    """
+    block, unit, item, a, b, _ = row
+    turn = 1 if crc32(unit.encode()) & 1 else -1
+    return block, unit, item, turn * a, turn * b
 
 
 def _total(gate: Gate, questions: Mapping[str, int]) -> int | None:

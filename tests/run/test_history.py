@@ -1,10 +1,7 @@
 """All runs below a folder, the broken ones too."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,18 +15,6 @@ from canary.overrides import record_override
 from canary.status import RunState
 
 ROOT = Path(__file__).parents[2]
-
-
-def canary(*arguments, cwd):
-    return subprocess.run(
-        [sys.executable, "-m", "canary.cli", "runs", *arguments],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env={**os.environ, "COLUMNS": "80"},
-    )
 
 
 @pytest.fixture
@@ -85,11 +70,11 @@ def test_a_run_that_is_being_written_is_running(reports):
     assert {(Verdict.CONTINUE, None)} == {(p.verdict, p.pairs) for p in entry.policies}
 
 
-def test_the_command_lists_them_in_words_and_as_json(reports):
+def test_the_command_lists_them_in_words_and_as_json(canary, reports):
     """Default folder, another folder, an empty one: never a traceback."""
-    words = canary(cwd=reports.parent)
-    found = json.loads(canary("reports", "--json", cwd=reports.parent).stdout)
-    empty = canary("nowhere", cwd=reports.parent)
+    words = canary("runs", cwd=reports.parent)
+    found = json.loads(canary("runs", "reports", "--json", cwd=reports.parent).stdout)
+    empty = canary("runs", "nowhere", cwd=reports.parent)
 
     assert 0 == words.returncode == empty.returncode, words.stderr
     assert "reports/old  ended, started 23 November 2026" in words.stdout

@@ -1,10 +1,7 @@
 """A person's word beside the verdict: recorded, shown, and changing nothing else."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -20,35 +17,34 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def demo(tmp_path):
-    """The demo's run, to be overridden."""
+    """The demo's run with two of its policies, to be overridden."""
     shutil.copytree(ROOT / "reports/samples/demo", tmp_path / "demo")
+    path = tmp_path / "demo/run.json"
+    record = json.loads(path.read_text())
+    for part in ("policies", "ends"):
+        record[part] = {name: record[part][name] for name in ("window", "latency-only")}
+    path.write_text(json.dumps(record))
     return tmp_path / "demo"
 
 
-def canary(*arguments, cwd):
-    return subprocess.run(
-        [sys.executable, "-m", "canary.cli", *arguments],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env={**os.environ, "COLUMNS": "120"},
-    )
+@pytest.fixture
+def override(canary, demo):
+    """Run `canary override` on the demo."""
+
+    def run(action="promote", policy="window", by="Ada", why="a | reason"):
+        return canary(
+            *("override", "demo", "--policy", policy, "--action", action),
+            *("--by", by, "--why", why),
+            cwd=demo.parent,
+        )
+
+    return run
 
 
-def override(demo, action="promote", policy="window", by="Ada", why="a | reason"):
-    return canary(
-        *("override", "demo", "--policy", policy, "--action", action),
-        *("--by", by, "--why", why),
-        cwd=demo.parent,
-    )
-
-
-def test_an_override_is_kept_and_shown_and_changes_no_verdict(demo):
+def test_an_override_is_kept_and_shown_and_changes_no_verdict(canary, override, demo):
     """Both lines stay, the last one counts, the exit code is still the verdict's."""
-    first = override(demo, "hold", why="wait for legal")
-    second = override(demo)
+    first = override("hold", why="wait for legal")
+    second = override()
     report = canary("report", "demo", cwd=demo.parent)
     document = json.loads((demo / "decision.window.json").read_text())
 
@@ -68,11 +64,11 @@ def test_an_override_is_kept_and_shown_and_changes_no_verdict(demo):
     assert other["override"] is None
 
 
-def test_a_run_that_somebody_writes_gets_the_line_only(demo):
+def test_a_run_that_somebody_writes_gets_the_line_only(override, demo):
     """Reports belong to the writer until it is done."""
     before = (demo / "report.md").read_bytes()
     with Lease(RunFolder(demo), wall_clock=time.time).held():
-        told = override(demo)
+        told = override()
 
     assert 0 == told.returncode, told.stderr
     assert "once the run is over" in told.stdout
@@ -90,9 +86,9 @@ def test_a_run_that_somebody_writes_gets_the_line_only(demo):
         ({"why": ""}, "--why: is empty"),
     ],
 )
-def test_what_is_wrong_with_an_override_is_one_sentence(demo, changes, said):
+def test_what_is_wrong_with_an_override_is_one_sentence(override, demo, changes, said):
     """Exit code 2, one line, and nothing recorded."""
-    result = override(demo, **changes)
+    result = override(**changes)
 
     assert 2 == result.returncode
     assert said in result.stderr

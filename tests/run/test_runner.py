@@ -84,7 +84,15 @@ class Stage:
     """A run on scripted arms, and what is left of it."""
 
     def __init__(
-        self, tmp_path, policies, plan, *, timeout_s=600.0, gpus=0, **variants
+        self,
+        tmp_path,
+        policies,
+        plan,
+        *,
+        timeout_s=600.0,
+        gpus=0,
+        commit_every_s=2.0,
+        **variants,
     ):
         self.clock = FakeClock()
         self.folder = RunFolder(tmp_path / "run")
@@ -110,7 +118,7 @@ class Stage:
             policies,
             plan,
             self.arms,
-            Journal(self.folder, clock=self.clock),
+            Journal(self.folder, clock=self.clock, every_s=commit_every_s),
             gpus=gpus,
             clock=self.clock,
             sleep=self.clock.sleep,
@@ -262,6 +270,7 @@ def test_a_long_run_looks_at_blocks_as_its_judge_does(tmp_path, slower):
         tmp_path,
         [policy],
         plan_of(4000, every_s=7.0, kind="latency"),
+        commit_every_s=600.0,
         dense=ScriptedVariant(service_s=took(1.0)),
         window=ScriptedVariant(service_s=took(slower)),
     )

@@ -9,7 +9,7 @@ import pytest
 from canary.decision import Verdict
 from canary.judge import Ended, judge
 
-RUNS = 60
+RUNS = 40
 LATENCY = {"metric": "latency", "quantile": "p50", "max_ratio": 1.1}
 ACCURACY = {"metric": "accuracy", "margin": "5%"}
 
@@ -52,7 +52,7 @@ def test_equal_arms_are_rarely_rolled_back(policy_of, table_of):
             {"score": list(a + d), "latency_s": list(times[1] * 1.1)},
         )
 
-    found = verdicts(policy_of(ACCURACY, LATENCY), make_table)
+    found = verdicts(policy_of(ACCURACY, LATENCY, look_every="20s"), make_table)
 
     assert found.count(Verdict.ROLLBACK) / RUNS <= at_most(0.05)
     assert found.count(Verdict.PROMOTE) / RUNS <= at_most(0.05)
@@ -70,7 +70,7 @@ def test_a_ratio_beyond_its_limit_is_rarely_promoted(policy_of, table_of):
             kind="latency",
         )
 
-    found = verdicts(policy_of(LATENCY), make_table)
+    found = verdicts(policy_of(LATENCY, look_every="20s"), make_table)
 
     assert found.count(Verdict.PROMOTE) / RUNS <= at_most(0.05)
     assert found.count(Verdict.ROLLBACK) / RUNS <= at_most(0.05)
