@@ -141,9 +141,10 @@ def _speeds(rows: "list[Speed]") -> Table:
     from canary.attention.speed import PAYS, pays_from  # noqa: PLC0415 - torch
 
     lengths = list(dict.fromkeys(row.tokens for row in rows))
-    first = rows[0]
+    device, dtype = rows[0].device, rows[0].dtype
+    threads = ", one thread" if device == "cpu" else ""
     table = _table(
-        f"{first.device}: how many times faster than dense, prefill in {first.dtype}",
+        f"{device}: how many times faster than dense, prefill in {dtype}{threads}",
         "pattern",
         *map(_length, lengths),
         f"pays ({PAYS:g} or more)",

@@ -145,7 +145,7 @@ def check_kernels(device: str) -> tuple[Check | Refusal, ...]:
     """Run every kernel, and what ``auto`` picks, on small random tensors."""
     dtypes = _DTYPES[torch.device(device).type]
     found: list[Check | Refusal] = []
-    with torch.inference_mode(), _one_thread():
+    with torch.inference_mode(), one_thread():
         for dtype in dtypes:
             kernels: list[str] = []
             for kernel in _kernels(served=dtype == dtypes[0]):
@@ -174,8 +174,12 @@ def _kernels(*, served: bool) -> tuple[str, ...]:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute on one thread: these tensors are too small to be shared among more."""
+def one_thread() -> Iterator[None]:
+    """Compute on one thread of the CPU.
+
+    Threads that share small tensors wait for each other, for milliseconds a call where
+    other work has one of the cores: that would be most of what is waited for and timed.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

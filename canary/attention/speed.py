@@ -7,7 +7,7 @@ from statistics import median
 
 import torch
 
-from canary.attention.check import Tensors, first_line
+from canary.attention.check import Tensors, first_line, one_thread
 from canary.attention.chosen import ChosenBlocks
 from canary.attention.kernels import attend
 from canary.attention.rules import Dense, LocalGlobal, Rule, SlidingWindow, TriShape
@@ -102,13 +102,14 @@ def speed(device: str, *, clock: Clock = time.perf_counter) -> tuple[Speed, ...]
     Each length is measured for half a second, in rounds that call dense and every
     pattern once, so that whatever slows the machine down meets all of them: quick calls
     get up to 15 rounds, slow ones three, or fewer if two seconds are over. The call
-    before the first round compiles. On a CPU, as many threads work as in a run.
+    before the first round compiles. A CPU computes on one thread, so that other work on
+    it isn't taken for a pattern's; reading prompts on more, a run gains somewhat less.
     """
     found: list[Speed] = []
     kind = torch.device(device).type
     for tokens in LENGTHS_TOKENS[kind]:
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), one_thread():
                 found += _at_length(device, tokens, clock)
         except torch.OutOfMemoryError:
             break  # nor is there room for longer ones
