@@ -127,10 +127,11 @@ def schema() -> None:
 
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
-    """Say what this machine can run; check each kernel against the reference."""
+    """Say what this machine can run; check each kernel, and time sparse patterns."""
     from rich.console import Console
 
-    from canary.doctor import examine, render
+    from canary.doctor import examine
+    from canary.doctor_words import render
 
     found = examine()
     if as_json:

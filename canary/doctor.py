@@ -1,5 +1,6 @@
-"""What this machine can run, and whether its kernels compute what they should."""
+"""What this machine can run, whether its kernels are right, and which patterns pay."""
 
+import math
 import platform
 import shutil
 from collections.abc import Iterable
@@ -8,14 +9,14 @@ from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
-
 if TYPE_CHECKING:
-    from canary.attention.check import Check, Device
+    from canary.attention.check import Check, Device, Refusal
+    from canary.attention.speed import Speed
 
 _COMPILERS = ("c++", "g++", "clang++")
-_PACKAGES = ("torch", "ray", "triton")
+_PACKAGES = ("torch", "ray", "triton", "xformers")
+_INSTALLS = {"xformers": "pip install xformers==0.0.35"}
+"""What to type for a kernel's library that torch doesn't bring along."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +26,8 @@ class Examination:
     versions: dict[str, str | None]
     devices: "tuple[Device, ...]"
     checks: "tuple[Check, ...]"
+    refusals: "tuple[Refusal, ...]"
+    speed: "tuple[Speed, ...]"
 
     @property
     def agrees(self) -> bool:
@@ -48,12 +51,49 @@ class Examination:
             for device in self.devices[1:]
             if not device.compiles
         ]
+        said += self._refused()
         for (kernel, device, dtype), group in groupby(
-            sorted((c for c in self.checks if c.problem), key=_place), _place
+            sorted((c for c in self.checks if c.problem), key=place), place
         ):
             problem = next(group).problem
             said.append(f"{kernel} can't run on {device} in {dtype}: {problem}")
+        untimed: dict[str, str] = {}
+        for row in self.speed:
+            if row.problem:
+                what = f"{row.pattern} can't be timed on {row.device}"
+                untimed.setdefault(f"{what}: {row.problem}", f"{row.tokens} tokens")
+        said += [f"At {tokens} {sentence}" for sentence, tokens in untimed.items()]
         return said
+
+    def _refused(self) -> list[str]:
+        """Say what kernels aren't made for; alike ones in one sentence."""
+        alike: dict[tuple[str, str], list[Refusal]] = {}
+        for refusal in self.refusals:
+            alike.setdefault((refusal.kernel, refusal.reason), []).append(refusal)
+        return [
+            f"{kernel} can't run {self._where(group)}: {_why(kernel, reason)}"
+            for (kernel, reason), group in alike.items()
+        ]
+
+    def _where(self, group: "list[Refusal]") -> str:
+        """Return which patterns, phases, dtypes and devices; what is all isn't said."""
+        first, checks = group[0], self.checks
+        said = ""
+        if first.pattern is not None:
+            patterns = dict.fromkeys(str(refusal.pattern) for refusal in group)
+            others = {check.pattern for check in checks} - set(patterns)
+            said += f"{'sparse patterns' if others == {'dense'} else _and(patterns)} "
+            phases = dict.fromkeys(str(refusal.phase) for refusal in group)
+            if len(phases) < len({check.phase for check in checks}):
+                said += f"in {_and(phases)} "
+        devices = dict.fromkeys(refusal.device for refusal in group)
+        dtypes = dict.fromkeys(refusal.dtype for refusal in group)
+        ran = {check.dtype for check in checks if check.device in devices}
+        if first.pattern is None and len(dtypes) < len(ran):
+            said += f"in {_and(dtypes)} "
+        return said + (
+            "here" if len(devices) == len(self.devices) else f"on {_and(devices)}"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return all of it for machines; errors that are no numbers become None."""
@@ -63,87 +103,65 @@ class Examination:
             "versions": self.versions,
             "devices": [asdict(device) for device in self.devices],
             "checks": [
-                {**asdict(check), "disagrees": check.disagrees} for check in self.checks
+                {
+                    **asdict(check),
+                    "error": None if check.error == math.inf else check.error,
+                    "disagrees": check.disagrees,
+                }
+                for check in self.checks
             ],
             "limits": self.limits,
+            "speed": [
+                {**asdict(row), "times_faster": row.times_faster, "pays": row.pays}
+                for row in self.speed
+            ],
         }
 
 
 def examine() -> Examination:
-    """Look at this machine and run every kernel on small tensors."""
-    from canary.attention.check import check_kernels, devices  # noqa: PLC0415 - torch
+    """Look at this machine, run every kernel on small tensors, and time patterns."""
+    from canary.attention.check import (  # noqa: PLC0415 - torch
+        Check,
+        Refusal,
+        check_kernels,
+        cudnn_version,
+        devices,
+    )
+    from canary.attention.speed import speed  # noqa: PLC0415 - torch
 
     found = devices()
     compiler = next((name for name in _COMPILERS if shutil.which(name)), None)
+    results = [each for device in found for each in check_kernels(device.device)]
     return Examination(
         versions={
             "python": platform.python_version(),
             **{name: _version(name) for name in _PACKAGES},
+            "cudnn": cudnn_version(),
             "c++ compiler": compiler,
         },
         devices=found,
-        checks=tuple(
-            check for device in found for check in check_kernels(device.device)
-        ),
+        checks=tuple(each for each in results if isinstance(each, Check)),
+        refusals=tuple(each for each in results if isinstance(each, Refusal)),
+        speed=tuple(row for device in found for row in speed(device.device)),
     )
 
 
-def render(found: Examination, console: Console) -> None:
-    """Print it for people."""
-    for name, value in found.versions.items():
-        console.print(f"{name:13} {value or 'not installed'}", highlight=False)
-    for device in found.devices:
-        size = device.memory_bytes
-        memory = "" if size is None else f", {size / 2**30:.0f} GiB"
-        console.print(f"{device.device:13} {device.name}{memory}", highlight=False)
-    console.print(_table(found.checks))
-    console.print("What auto picks:")
-    for check in _served(found.checks):
-        where = f"{check.device:7}{check.phase:8}{check.pattern:15}"
-        why = check.reason.removeprefix("auto: ")
-        console.print(f"  {where}{check.ran:14} {why}", highlight=False, soft_wrap=True)
-    for sentence in found.limits:
-        console.print(sentence, highlight=False, soft_wrap=True)
-    wrong = sum(check.disagrees for check in found.checks)
-    console.print(
-        "Every kernel that runs here agrees with the reference."
-        if found.agrees
-        else f"{wrong} checks disagree with the reference: don't trust runs from here."
-    )
-
-
-def _place(check: "Check") -> tuple[str, str, str]:
+def place(check: "Check") -> tuple[str, str, str]:
+    """Return which kernel was checked, where, in what."""
     return check.kernel, check.device, check.dtype
 
 
-def _table(checks: "tuple[Check, ...]") -> Table:
-    """Show the largest error of each kernel and pattern, red where it is too large."""
-    patterns = list(dict.fromkeys(check.pattern for check in checks))
-    title = "Largest difference from the reference in float64"
-    table = Table("device", "dtype", "phase", "kernel", *patterns, "bar", title=title)
-    rows: dict[tuple[str, ...], dict[str, str]] = {}
-    bars: dict[tuple[str, ...], str] = {}
-    for check in checks:
-        if check.error is not None and check.kernel != "auto":
-            row = check.device, check.dtype, check.phase, check.ran
-            colour = "[red]" if check.disagrees else ""
-            rows.setdefault(row, {})[check.pattern] = f"{colour}{check.error:.1e}"
-            bars[row] = f"{check.bar:.0e}"
-    for place, errors in rows.items():
-        cells = [errors.get(pattern, "-") for pattern in patterns]
-        table.add_row(*place, *cells, bars[place])
-    return table
+def _why(kernel: str, reason: str) -> str:
+    """Return the reason as the second half of a sentence about the kernel."""
+    why = reason.removeprefix(f"{kernel} ")
+    why = why if why == reason else f"it {why}"
+    install = _INSTALLS.get(kernel) if "isn't installed" in reason else None
+    return f"{why}; `{install}`" if install else f"{why}."
 
 
-def _served(checks: "Iterable[Check]") -> "list[Check]":
-    """Return what auto picked in the dtype that each device serves in: its first."""
-    first: dict[str, str] = {}
-    return [
-        check
-        for check in checks
-        if check.kernel == "auto"
-        and check.dtype == first.setdefault(check.device, check.dtype)
-    ]
+def _and(words: Iterable[str]) -> str:
+    *most, last = words
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def _version(package: str) -> str | None:
