@@ -219,10 +219,12 @@ def _mask(rule: Rule, look: Look) -> Mask:
     """Return what is seen; kept, where it is the same for all prompts of a length."""
     if rule.chooses or look.decodes:
         return rule.mask(look)
+    # By position alone all layers and heads are alike.
+    layer, heads = (0, 1) if rule.table_free else (look.layer, look.heads)
     return _kept_mask(
         rule,
-        look.layer,
-        look.heads,
+        layer,
+        heads,
         look.q_len,
         look.kv_len,
         look.prompt_tokens,

@@ -67,6 +67,7 @@ class ReferenceVariant:
         self._pattern = pattern(spec.attention)
         self._layers = range(self._model.architecture.layers)
         self._bands = [self._pattern.at(layer).kept() for layer in self._layers]
+        self._try_layers()
         self._clock = clock
         self._cuda: CudaReader | None = None
         if self._device.type == "cuda":
@@ -149,6 +150,16 @@ class ReferenceVariant:
             return int(self._model.logits(x[0, -1])[: len(WORDS)].argmax())
 
         return step
+
+    @torch.inference_mode()
+    def _try_layers(self) -> None:
+        """Let a table for other layers or heads fail now, not at the first request."""
+        a = self._model.architecture
+        x = torch.zeros(
+            1, a.heads, 2, a.head_width, dtype=self._model.dtype, device=self._device
+        )
+        for layer in self._layers:
+            attend(x, x, x, self._pattern, layer=layer)
 
     @torch.inference_mode()
     def _warm_up(self) -> None:

@@ -9,7 +9,16 @@ from time import perf_counter
 
 import torch
 
-from canary.attention import Dense, LocalGlobal, Pattern, SlidingWindow, attend
+from canary.attention import (
+    ChosenBlocks,
+    Dense,
+    LocalGlobal,
+    Pattern,
+    RandomBlocks,
+    SlidingWindow,
+    TriShape,
+    attend,
+)
 
 ROUNDS = 9
 LENGTHS_TOKENS = (1024, 2048, 4096, 8192)
@@ -19,6 +28,9 @@ PATTERNS: tuple[Pattern, ...] = (
     SlidingWindow(window=1024),
     LocalGlobal(window=256, global_tokens=64),
     LocalGlobal(window=1024, global_tokens=256),
+    TriShape(window=256, global_tokens=64),
+    RandomBlocks(blocks=8, block=64),
+    ChosenBlocks(choose="bounds", blocks=8, block=64),
 )
 
 

@@ -4,11 +4,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from canary.attention import attend, pattern
 from canary.errors import ArmError, AttentionError, CanaryError
 from canary.policy.model import VariantSpec
 from canary.traffic.request import Request, TokenBlocks
 from canary.traffic.validation import read_validation
 from canary.variants import build
+from canary.variants.checkpoint import load_shipped
 from canary.variants.scoring import score
 
 VALIDATION = Path(__file__).parents[2] / "replay" / "validation"
@@ -204,3 +206,44 @@ def test_cuda_answers_as_the_cpu_does(attention):
         for request, _ in shipped_questions(task, 6):
             assert here.generate(request).answer == there.generate(request).answer
     assert there.describe()["device"].startswith("cuda")
+
+
+def test_a_table_for_another_model_is_refused_when_the_arm_is_built(tmp_path):
+    """Not at each request, as an error of the arm's."""
+    file = tmp_path / "heads.tsv"
+    file.write_text("1\t0\n0\t1\n")
+    attention = {
+        "pattern": "head_table",
+        "table_file": str(file),
+        "sparse": {"pattern": "sliding_window", "window": 64},
+    }
+
+    with pytest.raises(AttentionError, match="2 layers, and none is layer 2"):
+        variant(attention)
+
+
+def test_a_window_keeps_no_more_than_it_sees_and_answers_alike():
+    """Tokens decoded from a bounded cache are those of a cache that keeps all."""
+    model = load_shipped(dtype=torch.float32, device=torch.device("cpu"))
+    rule = pattern({"pattern": "local_global", "window": 40, "global_tokens": 8})
+    ids = torch.randint(1, 300, (1, 130), generator=torch.Generator().manual_seed(2))
+
+    def read(bands, steps):
+        cache = model.cache(capacity_tokens=130, bands=bands)
+        with torch.inference_mode():
+            out = [
+                model(
+                    ids[:, low:high],
+                    lambda q, k, v, _: attend(q, k, v, rule)[0],
+                    cache,
+                )
+                for low, high in steps
+            ]
+        return torch.cat(out, 1), cache.bytes
+
+    steps = [(0, 70), (70, 100), *((n, n + 1) for n in range(100, 130))]
+    whole, all_bytes = read([None] * 4, [(0, 130)])
+    kept, kept_bytes = read([rule.kept()] * 4, steps)
+
+    torch.testing.assert_close(kept, whole, rtol=1e-4, atol=2e-3)
+    assert kept_bytes * 130 == all_bytes * 48
