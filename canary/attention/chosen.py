@@ -1,27 +1,16 @@
 """Blocks of keys that are chosen at run time, by what queries and keys hold."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from canary.attention.band import Band
 from canary.attention.rules import Dense, Look, PatternSpecError, Rule, check_count
 from canary.attention.tables import check_block
 
 if TYPE_CHECKING:
-    from canary.attention.choosing import KeyBlocks
     from canary.attention.masks import Table
 
-__all__ = ["AntidiagonalBlocks", "ChosenBlocks", "KeyBlocks"]
-
 _ALWAYS = 3
-
-
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - PEP 562
-    if name == "KeyBlocks":
-        from canary.attention.choosing import KeyBlocks  # noqa: PLC0415 - imports torch
-
-        return KeyBlocks
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 class _Chosen(Rule):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-    from canary.attention.chosen import KeyBlocks
+    from canary.attention.choosing import KeyBlocks
 
 
 @dataclass(slots=True)
