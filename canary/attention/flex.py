@@ -232,10 +232,12 @@ def _on_sheet(
 def _block_mask(mask: Mask, first: int, rows: int, device: torch.device) -> BlockMask:
     """Return the mask for the rows of blocks [first, first + rows) of queries."""
     stop = first + rows
-    listed = mask.tiles(BLOCK_TOKENS, BLOCK_TOKENS, device, least_width=_LEAST_BLOCKS)
-    some_counts, some, whole_counts, whole = _filled_up(listed, rows)
     # Made outside inference mode, or the first caller's mode would stick to the cache.
     with torch.inference_mode(mode=False):
+        listed = mask.tiles(
+            BLOCK_TOKENS, BLOCK_TOKENS, device, least_width=_LEAST_BLOCKS
+        )
+        some_counts, some, whole_counts, whole = _filled_up(listed, rows)
         return BlockMask.from_kv_blocks(
             some_counts,
             some,

@@ -1,5 +1,6 @@
 """Flex attention: its tables, its compiled forms, and its values without a compiler."""
 
+from functools import partial
 from itertools import product
 
 import pytest
@@ -74,6 +75,20 @@ def test_one_form_serves_all_rules_and_lengths(forms):
             flex(*make((1, 2, 2, length, length), torch.float32), rule)
 
     assert 1 == forms()
+
+
+def test_the_first_callers_autograd_mode_does_not_stick(forms):
+    """A mask that was kept in inference mode is no other form to later callers."""
+    call = partial(flex, *make((1, 2, 2, 300, 300)))
+    with torch.inference_mode():
+        call(SlidingWindow(window=77))
+    assert 1 == forms()
+    call(Dense())
+    grown = forms()
+
+    call(SlidingWindow(window=77))
+
+    assert grown == forms()
 
 
 def test_too_many_forms_are_an_error_not_a_slow_answer(forms):
