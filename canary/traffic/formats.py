@@ -48,14 +48,23 @@ class TraceRow:
     included, so that it names the same row whatever is filtered. `arrival_s` counts
     from the first arrival. `block_ids` name the blocks of the prompt, the last of which
     may be partial; equal ids stand for an equal prefix.
+
+    `output_tokens` is None where only the request was recorded. `turn` counts from 0
+    within the session; `think_s` is the recorded time from the end of the answer before
+    to this request, where the trace tells it. `text` or `messages` (a chat's messages,
+    as JSON text) is the prompt itself, where it was recorded.
     """
 
     index: int
     arrival_s: float
     prompt_tokens: int
-    output_tokens: int
+    output_tokens: int | None
     session_id: str | None = None
+    turn: int = 0
+    think_s: float = 0.0
     block_ids: tuple[str, ...] = ()
+    text: str | None = None
+    messages: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

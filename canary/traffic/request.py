@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-Kind = Literal["quality", "latency"]
+Kind = Literal["quality", "latency", "live"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,10 +26,16 @@ class TokenBlocks:
 class Request:
     """What one arm is asked to do. All arms receive the same value.
 
-    Exactly one of `text` and `blocks` is set. A request of kind ``quality`` has a
-    `target` and is scored; its answer ends by itself within `max_output_tokens`.
-    One of kind ``latency`` always produces exactly `max_output_tokens`, the length
-    that was recorded, so that an arm that stops early does not look fast.
+    Exactly one of `text`, `messages` (a chat's messages as JSON text) and `blocks` is
+    set. A request of kind ``quality`` has a `target` and is scored; its answer ends by
+    itself within `max_output_tokens`. One of kind ``latency`` always produces exactly
+    `max_output_tokens`, the length that was recorded, so that an arm that stops early
+    does not look fast. One of kind ``live`` is recorded text: its answer ends by
+    itself, and nobody knows the right one.
+
+    `turn` counts from 0 within the session. A turn after the first is due at its
+    arrival, but not before the answer to the one before it is there and `think_s` have
+    passed since.
     """
 
     request_id: str
@@ -37,11 +43,14 @@ class Request:
     arrival_s: float
     max_output_tokens: int
     text: str | None = None
+    messages: str | None = None
     blocks: TokenBlocks | None = None
     target: tuple[str, ...] = ()
     scorer: str = "exact"
     stop: tuple[str, ...] = ()
     session_id: str | None = None
+    turn: int = 0
+    think_s: float = 0.0
     task: str | None = None
     group: str | None = None
     weight: float = 1.0
