@@ -32,7 +32,8 @@ from canary.evidence.reading import read_observations
 from canary.judge import Ended, judge
 from canary.overrides import last_overrides
 from canary.policy.load import fault_at, load_policies
-from canary.policy.model import LoadTarget, Policy, VariantSpec, variant_name
+from canary.policy.model import Policy, VariantSpec, regime_names, variant_name
+from canary.policy.traffic import REST, LoadTarget
 from canary.record import ended_of, new_record, read_run, write_run
 from canary.report import ReportData, render_html, render_markdown
 from canary.runner import INTERRUPTED, Listener, Runner, arms_of
@@ -95,10 +96,7 @@ def prepare(policies: tuple[Policy, ...], *, seed: int) -> Prepared:
     plan = make_plan(
         trace,
         [item for one in validation for item in one.items],
-        limit_prompt_tokens=traffic.limit.prompt_tokens,
-        limit_output_tokens=traffic.limit.output_tokens,
-        limit_requests=traffic.limit.requests,
-        max_output_tokens=traffic.max_output_tokens,
+        selection_of(policies),
         speed=1.0 if isinstance(speed, LoadTarget) else speed,
         seed=seed,
     )

@@ -67,12 +67,26 @@ def missing_files(policy: Policy) -> list[Fault]:
     ]
 
 
+def _shares(policy: Policy) -> object:
+    """Return what is sampled of which range; ranges don't matter to those who don't."""
+    return policy.traffic.sample and (policy.regimes, policy.sample_shares)
+
+
 _SHARED: dict[str, Callable[[Policy], object]] = {
     "baseline": lambda policy: variant_name(policy.baseline),
     "traffic.source": lambda policy: policy.traffic.source,
     "traffic.format": lambda policy: policy.traffic.format,
     "traffic.speed": lambda policy: policy.traffic.speed,
     "traffic.limit": lambda policy: policy.traffic.limit,
+    "traffic.columns": lambda policy: policy.traffic.columns,
+    "traffic.follow": lambda policy: policy.traffic.follow,
+    "traffic.loop": lambda policy: policy.traffic.loop,
+    "traffic.crop": lambda policy: policy.traffic.crop,
+    "traffic.sample": _shares,
+    "traffic.rate": lambda policy: policy.traffic.rate_rps,
+    "traffic.tick_spread": lambda policy: policy.traffic.tick_spread,
+    "traffic.max_in_flight": lambda policy: policy.traffic.max_in_flight,
+    "traffic.on_overload": lambda policy: policy.traffic.on_overload,
     "traffic.max_output_tokens": lambda policy: policy.traffic.max_output_tokens,
     "traffic.timeout": lambda policy: policy.traffic.timeout_s,
 }
