@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from canary.evidence.journal import RunFolder
     from canary.experiment import Place
     from canary.policy.model import Policy
-    from canary.runner import Listener
+    from canary.policy.traffic import Traffic
+    from canary.watches import Listener
 
 app = typer.Typer(
     name="canary",
@@ -69,14 +70,15 @@ def run(
     """Send the same traffic through all variants and judge every policy."""
     from canary import experiment
     from canary.evidence.journal import RunFolder
+    from canary.prepare import prepare
 
     loaded = load_for_run(policies)
-    prepared = experiment.prepare(loaded, seed=seed)
+    prepared = prepare(loaded, seed=seed)
     name = loaded[0].name if len(loaded) == 1 else "run"
     stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
     folder = RunFolder(out or Path("reports") / f"{name}-{stamp}")
     with _interruptible(folder), ExitStack() as stack:
-        place = _place(stack, address=address, local=local)
+        place = _place(stack, loaded, address=address, local=local)
         decisions = experiment.execute(
             prepared,
             folder,
@@ -102,7 +104,7 @@ def resume(
     local = local or (address is None and read_run(folder)["where"] == IN_PROCESS)
     policies = experiment.kept_policies(folder)
     with _interruptible(folder), ExitStack() as stack:
-        place = _place(stack, address=address, local=local)
+        place = _place(stack, policies, address=address, local=local)
         listener = _listener(stack, folder, policies)
         decisions = experiment.resume(folder, place, listener=listener)
     finish(folder, policies, decisions)
@@ -187,12 +189,20 @@ def _listener(
     )
 
 
-def _place(stack: ExitStack, *, address: str | None, local: bool) -> "Place":
+def _place(
+    stack: ExitStack,
+    policies: "tuple[Policy, ...]",
+    *,
+    address: str | None,
+    local: bool,
+) -> "Place":
     from canary.experiment import Place
     from canary.variants import build
 
     if local and address:
         raise UsageError("--local and --address exclude each other; give one of them")
+    if policies[0].baseline.is_endpoint:
+        return _elsewhere(policies[0].traffic, address)
     if local:
         from canary.arms.local import start_local_arms
 
@@ -209,6 +219,24 @@ def _place(stack: ExitStack, *, address: str | None, local: bool) -> "Place":
     where = stack.enter_context(ray_cluster(address))
     _stop_in_order()
     return Place(where=where, start_arms=partial(start_ray_arms, build=build))
+
+
+def _elsewhere(traffic: "Traffic", address: str | None) -> "Place":
+    from canary.arms.endpoint.arm import start_endpoint_arms
+    from canary.experiment import Place
+
+    if address:
+        raise UsageError(
+            "--address names a Ray cluster, but both variants are servers that run "
+            "already; leave it out"
+        )
+    start = partial(
+        start_endpoint_arms,
+        max_in_flight=traffic.max_in_flight,
+        on_overload=traffic.on_overload,
+    )
+    _stop_in_order()
+    return Place(where="servers elsewhere", start_arms=start)
 
 
 @contextmanager

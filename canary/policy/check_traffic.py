@@ -9,12 +9,13 @@ from canary.policy.tree import Document, below
 from canary.policy.wrong import nearest
 
 _NOT_LIVE = {
-    "loop": "live traffic doesn't begin again",
-    "crop": "live traffic has no stretch to choose",
-    "rate": "live traffic is thinned by sample",
-    "tick_spread": "the ingress stamps microseconds",
-    "limit": "live traffic is bounded by max_duration, and thinned by sample",
-    "speed": "live traffic comes as fast as it comes",
+    "loop": ("loop", "live traffic doesn't begin again"),
+    "crop": ("crop", "live traffic has no stretch to choose"),
+    "rate_rps": ("rate", "live traffic is thinned by sample"),
+    "tick_spread": ("tick_spread", "the ingress stamps microseconds"),
+    "limit": ("limit", "live traffic is thinned by sample"),
+    "speed": ("speed", "live traffic comes as fast as it comes"),
+    "columns": ("columns", "the ingress names its own columns"),
 }
 _SERVERS_ONLY = ("max_in_flight", "on_overload")
 
@@ -77,7 +78,7 @@ def place_faults(
     """Yield what can't be asked of servers, or of models in our own processes."""
     if not endpoints:
         for key in _SERVERS_ONLY:
-            if f"traffic.{key}" in document.places:
+            if _differs(traffic, key):
                 message = "models in our own processes take turns; remove it"
                 yield document.fault(f"traffic.{key}", message)
         return
@@ -113,8 +114,8 @@ def _sample_faults(
 
 
 def _follow_faults(traffic: Traffic, document: Document) -> Iterator[Fault]:
-    for key, why in _NOT_LIVE.items():
-        if f"traffic.{key}" in document.places:
+    for name, (key, why) in _NOT_LIVE.items():
+        if _differs(traffic, name):
             yield document.fault(f"traffic.{key}", f"{why}; remove it, or follow")
     if traffic.max_output_tokens is None:
         message = (
@@ -125,3 +126,8 @@ def _follow_faults(traffic: Traffic, document: Document) -> Iterator[Fault]:
     if traffic.format not in ("auto", "ingress"):
         message = "only what `canary ingress` records can be followed; remove it"
         yield document.fault("traffic.format", message)
+
+
+def _differs(traffic: Traffic, name: str) -> bool:
+    """Whether a value isn't the default: written out, that says nothing."""
+    return bool(getattr(traffic, name) != Traffic.model_fields[name].default)

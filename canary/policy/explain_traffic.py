@@ -1,7 +1,7 @@
 """What a policy sends, in sentences, for `canary validate`."""
 
 from canary.policy.model import Policy
-from canary.policy.traffic import LoadTarget, Traffic
+from canary.policy.traffic import REST, LoadTarget, Traffic
 from canary.policy.units import (
     duration_text,
     factor_text,
@@ -19,8 +19,7 @@ def traffic_sentences(policy: Policy) -> list[str]:
     else:
         told = [f"It replays {_recorded(traffic)}.", *_shaped(traffic)]
     if traffic.sample is not None:
-        shares = [f"{share_text(v)} of {k}" for k, v in traffic.sample.items()]
-        told.append(f"Of the sessions it sends a sample: {', '.join(shares)}.")
+        told.append(f"Of the sessions it sends a sample: {_shares(traffic.sample)}.")
     if policy.baseline.is_endpoint:
         over = {"queue": "more wait, which counts as latency"}
         over["shed"] = "a request that finds that many is sent to no arm, and counted"
@@ -29,6 +28,12 @@ def traffic_sentences(policy: Policy) -> list[str]:
             f"{over[traffic.on_overload]}."
         )
     return told
+
+
+def _shares(sample: dict[str, float]) -> str:
+    if list(sample) == [REST]:
+        return share_text(sample[REST])
+    return ", ".join(f"{share_text(v)} of {k}" for k, v in sample.items())
 
 
 def _live(traffic: Traffic) -> str:

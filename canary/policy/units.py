@@ -169,7 +169,7 @@ def rate_rps(value: object) -> float:
     if read is None or read[0] <= 0:
         raise ValueError(
             f"expected a rate above 0, got {shown(value)}; "
-            f"write for example {f'{value}/s' if _is_number(value, up_to=1e6) else '2/s'}"
+            f"write for example {value if _is_number(value, up_to=1e6) else 2}/s"
         )
     return float(read[0] / _RATE_S[read[1]])
 
