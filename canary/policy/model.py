@@ -81,6 +81,8 @@ def _attention(value: object) -> object:
     return value
 
 
+_MOST_LAG_S = 0.05
+
 ENDPOINT_SCHEMES = ("http://", "https://")
 
 
@@ -261,6 +263,15 @@ class Policy(Value):
             return None
         rest = sample.get(REST, 0.0)
         return tuple(sample.get(name, rest) for name in regime_names(self.regimes))
+
+    @property
+    def send_lag_limit_s(self) -> float:
+        """How late a request may be sent: 50 ms, or a twentieth of the tightest limit
+        on the time to first token."""
+        limits_s = [
+            g.over_s for g in self.gates if g.metric == "ttft" and g.over_s is not None
+        ]
+        return min([_MOST_LAG_S, *(limit_s / 20 for limit_s in limits_s)])
 
     path: str = Field(default="", exclude=True)
     text: str = Field(default="", exclude=True, repr=False)

@@ -148,7 +148,7 @@ def _rounds(recipe: Recipe, span_s: float) -> tuple[int, float]:
             f"{recipe.trace.path}: all that is used of it arrives at the same moment, "
             "so it can't loop; write loop: false"
         )
-    return max(1, math.ceil(until_s / period_s)), period_s
+    return 1 + math.floor(until_s / period_s), period_s
 
 
 class _Laid:
