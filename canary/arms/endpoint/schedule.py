@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 # So many requests are sent before the loop may put them on the wire and read answers.
-_AT_ONCE = 8
+_AT_ONCE = 1
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
