@@ -86,6 +86,7 @@ def execute(
     folder.refuse_if_used()
     with _started(prepared, place) as arms:
         warm = warm_up(arms, prepared.plan, _WARM_UP_REQUESTS)
+        _refuse_silent_servers(arms, warm)
         plan = _at_speed(prepared, warm)
         folder.create()  # not earlier: what fails until here leaves nothing behind
         _keep_policies(folder, prepared.policies)
@@ -326,6 +327,19 @@ def _keep_policies(folder: RunFolder, policies: Sequence[Policy]) -> None:
     for policy in policies:
         target = folder.policies / f"{policy.name}.yaml"
         write_atomically(target, policy.text.encode())
+
+
+def _refuse_silent_servers(
+    arms: Mapping[str, Arm], warm: Sequence[Observation]
+) -> None:
+    """A server that answers nothing at all is a wrong address, not a bad variant."""
+    for name, arm in arms.items():
+        mine = [row for row in warm if row.arm == name]
+        if isinstance(arm, EndpointArm) and all(row.error for row in mine):
+            raise ArmError(
+                f"{name} failed every warm-up request, the first with: "
+                f"{mine[0].error}; see whether {arm.endpoint.url} is right and runs"
+            )
 
 
 def _at_speed(prepared: Prepared, warm: Sequence[Observation]) -> Plan:
