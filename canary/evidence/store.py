@@ -170,9 +170,9 @@ class PairStore:
         own, other = a.since(since), b.since(since)
         at, in_a, in_b = _shared(a.request.values[own:], b.request.values[other:])
         in_a, in_b = _moved(in_a, own, len(a)), _moved(in_b, other, len(b))
+        mine = a.request.values[own:]
         void = self._void.values[at]
-        void_arrived_s = self._arrived_s.values[at[void]]
-        if len(void_arrived_s):
+        if void.any():
             at, in_a, in_b = at[~void], _kept(in_a, ~void), _kept(in_b, ~void)
         kind = self._kind.values[at]
         service: Floats = np.nan_to_num(a.measured["service_s"].values[own:])
@@ -191,10 +191,10 @@ class PairStore:
             agree=_agreement(a, b, in_a, in_b),
             baseline=a.side(in_a),
             candidate=b.side(in_b),
-            void_arrived_s=void_arrived_s,
+            void_arrived_s=self._arrived_s.values[mine[self._void.values[mine]]],
             missing_baseline_s=none,
             missing_candidate_s=none,
-            baseline_arrived_s=self._arrived_s.values[a.request.values[own:]],
+            baseline_arrived_s=self._arrived_s.values[mine],
             baseline_service_s=service,
             kernels={baseline: sorted(a.kernels), candidate: sorted(b.kernels)},
             devices={baseline: sorted(a.devices), candidate: sorted(b.devices)},
