@@ -296,7 +296,7 @@ def test_explicit_format_wins(write: Write) -> None:
 
 def test_unknown_format_is_named(write: Write) -> None:
     """A format that isn't there is answered with those that are."""
-    with pytest.raises(TrafficError, match="'burst'; write auto, azure or mooncake"):
+    with pytest.raises(TrafficError, match="'burst'; write auto, azure, mooncake"):
         read_trace(write(AZURE), format="burst")
 
 
