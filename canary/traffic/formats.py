@@ -95,8 +95,9 @@ def read_trace(
     path = str(source)
     reading = _Reading(path, format, columns, seed)
     reading.read()
-    rows = reading.taking.finish(path, max_bad_share)
     kind = reading.kind
+    header = kind is None or kind.has_header
+    rows = reading.taking.finish(path, max_bad_share, header=header)
     return Trace(
         path=path,
         sha256=_combined(reading.hashes),
@@ -175,8 +176,8 @@ class _Reading:
         lines = LineFile(path)
         numbered = iter(lines)
         head = head_of(numbered)
-        if not head and self._source.growing:
-            return  # a file of the spool that nothing was written to yet
+        if self._source.growing and not _begun(lines, head):
+            return  # a file of the spool that no line was written to yet
         lines.refuse_empty(empty=not head)
         first = [line for _, line in head]
         if self.format == "auto" or self._first:
@@ -211,12 +212,21 @@ class _Reading:
         parse = _started(lines.path, self.kind, head[0][0], first)
         numbered = chain(head[1:] if self.kind.has_header else head, rest)
         for number, line in numbered:
+            if self.format == "ingress" and number == lines.unfinished:
+                # Its end may still be on the way: it is a row of the next reading.
+                said = f"{lines.path} ends within line {number}: left out until it ends"
+                self.warnings.append(said)
+                continue
             self.taking.take(lines.path, number, line, partial(parse, line))
         self.hashes.append(lines.sha256)
 
 
 def _itself(row: RawRow) -> RawRow:
     return row
+
+
+def _begun(lines: LineFile, head: Sequence[tuple[int, bytes]]) -> bool:
+    return bool(head) and head[0][0] != lines.unfinished
 
 
 def _started(

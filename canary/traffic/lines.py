@@ -37,7 +37,7 @@ class LineFile:
 
     Attributes:
         sha256: The hash of the bytes as they lie there; empty until all are read.
-        unfinished: Whether the line that was yielded last had no end.
+        unfinished: The number of the last line if it has no end, once it was read.
 
     Raises:
         TrafficError: When iterating: it can't be read, or is not made of lines.
@@ -46,7 +46,7 @@ class LineFile:
     def __init__(self, path: str | Path) -> None:
         self.path = str(path)
         self.sha256 = ""
-        self.unfinished = False
+        self.unfinished: int | None = None
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
         with open_bytes(self.path) as stream:
@@ -55,7 +55,7 @@ class LineFile:
             for number, line in enumerate(_bounded_lines(self.path, packed), 1):
                 text = line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
                 if text := text.strip():
-                    self.unfinished = not line.endswith(b"\n")
+                    self.unfinished = None if line.endswith(b"\n") else number
                     yield number, text
             self.sha256 = hashed.digest.hexdigest()
 
@@ -117,8 +117,8 @@ def _open_local(path: Path) -> BinaryIO:
 def _open_url(url: str) -> BinaryIO:
     try:
         return cast("BinaryIO", fsspec.open(url, "rb").open())
-    except FileNotFoundError:
-        raise TrafficError(f"there is no file {url}; check the URL") from None
+    except FileNotFoundError as error:
+        raise TrafficError(f"there is no file {url}; check the URL") from error
     except Exception as error:  # each store raises its own client's errors
         raise TrafficError(f"{url} can't be opened: {error}") from error
 

@@ -143,7 +143,7 @@ def ingress_row(line: bytes) -> RawRow:
         session=_name("session", row.get("session")),
         text=prompt.text,
         messages=prompt.messages,
-        max_tokens=_tokens("max_tokens", row.get("max_tokens")),
+        max_tokens=rows.token_limit("max_tokens", row.get("max_tokens")),
         weight=_weight(row.get("weight", 1.0)),
         estimated=source == "characters",
     )
@@ -174,7 +174,7 @@ def _raw(
         session=session,
         text=prompt.text,
         messages=prompt.messages,
-        max_tokens=_tokens("max_tokens", limit),
+        max_tokens=rows.token_limit("max_tokens", limit),
         estimated=length is None,
     )
 

@@ -61,7 +61,9 @@ class Named:
         self._arrival = self._one("arrival", _ARRIVALS, columns, needed=True)
         self._think = self._one("think time", _THINKS, columns, needed=False)
         if not any(name in self._column for name in _PROMPTS):
-            raise RowError(f"no column for the prompt: name one {', '.join(_PROMPTS)}")
+            raise RowError(
+                f"no column for the prompt; say which is {_either(_PROMPTS)}"
+            )
         self.used = tuple(self._column.values())
 
     def _one(
@@ -78,7 +80,7 @@ class Named:
         if len(found) > 1:
             raise RowError(f"{found[0]} and {found[1]} both tell the {what}")
         if needed and not found:
-            raise RowError(f"no column for the {what}: name one {', '.join(group)}")
+            raise RowError(f"no column for the {what}; say which is {_either(group)}")
         for name in group:
             if name not in found:
                 self._column.pop(name, None)
@@ -131,10 +133,8 @@ class Named:
         value = self._value(record, "turn")
         if value is None:
             return None
-        turn = _whole(self._column["turn"], value)
-        if not 0 <= turn < 2**31:
-            raise RowError(f"{self._column['turn']} is no turn's number")
-        return turn
+        name = self._column["turn"]
+        return rows.turn_number(name, _whole(name, value))
 
     def _session(self, record: Mapping[str, object]) -> str | None:
         value = self._value(record, "session_id")
@@ -198,6 +198,11 @@ def _time(column: str, value: object, name: str) -> int:
     if name == "arrival":
         return time_ns(column, value)
     return rows.number_ns(column, value, _ARRIVALS[name])
+
+
+def _either(names: Collection[str]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} or {last}"
 
 
 def _whole(column: str, value: object) -> int:

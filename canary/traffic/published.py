@@ -283,6 +283,7 @@ class TraceLab(LineFormat):
         if not session:
             raise RowError(f"{name} is missing")
         index = rows.csv_whole("round_idx", row["round_idx"])
+        index = rows.turn_number("round_idx", index)
         prefix = rows.csv_whole("prefix_len", row["prefix_len"])
         added = rows.csv_whole("input_len", row["input_len"])
         if prefix < 0 or added < 0:

@@ -14,6 +14,8 @@ from typing import NamedTuple
 MAX_TOKENS = 2**24
 """More than any model reads: a longer row is broken, not long."""
 
+MAX_TURNS = 2**31
+
 CHARACTERS_PER_TOKEN = 4
 """What a token is taken for where only text was recorded: English prose has about 4."""
 
@@ -134,6 +136,21 @@ def tokens(name: str, value: int) -> int:
     return value
 
 
+def turn_number(name: str, value: int) -> int:
+    """Return a turn that a session can have."""
+    if not 0 <= value < MAX_TURNS:
+        raise RowError(f"{name} is {'negative' if value < 0 else 'too large'}")
+    return value
+
+
+def token_limit(name: str, value: object) -> int | None:
+    """Return the limit that a client set; one beyond any model is none."""
+    if value is None:
+        return None
+    limit = json_whole(name, value)
+    return None if limit > MAX_TOKENS else tokens(name, limit)
+
+
 def stamp_ns(name: str, text: str) -> int:
     """Return the time of an ISO 8601 stamp since 1970; without a zone it is in UTC."""
     match = _STAMP.fullmatch(text)
@@ -187,7 +204,9 @@ def bounded_ns(name: str, ns: int) -> int:
 
 def estimated_tokens(characters: int) -> int:
     """Return how many tokens so much text is taken for."""
-    return tokens("the text", -(-characters // CHARACTERS_PER_TOKEN))
+    if not characters:
+        raise RowError("the prompt is empty")
+    return tokens("the prompt", -(-characters // CHARACTERS_PER_TOKEN))
 
 
 def messages_text(name: str, value: object) -> tuple[str, int]:

@@ -136,18 +136,18 @@ class TraceRows(Sequence[TraceRow]):
     """
 
     def __init__(self, building: "RowsBuilder") -> None:
-        ns = np.array(building.ns, np.int64)
+        ns = np.frombuffer(building.ns, np.int64)
         recorded = building.turn.values()
         self.late = int(np.sum(np.diff(ns) < 0))
         # Stable: rows of one instant stay as in the file, but for turns out of order.
         keys = (ns,) if recorded is None else (recorded, ns)
         order = np.lexsort(keys)
-        self._zero_ns = int(ns[order[0]]) if len(ns) else 0
+        self._zero_ns = int(ns[order[0]])
         self._ns = ns[order]
         self.arrival_s: Floats = (self._ns - self._zero_ns) / _NS
-        self.prompt_tokens = np.array(building.prompt, np.int32)[order]
-        self.output_tokens = np.array(building.output, np.int32)[order]
-        self._index = np.array(building.index, np.int64)[order]
+        self.prompt_tokens = np.frombuffer(building.prompt, np.int32)[order]
+        self.output_tokens = np.frombuffer(building.output, np.int32)[order]
+        self._index = np.frombuffer(building.index, np.int64)[order]
         self.session = _filled(building.session, order)
         self._names = tuple(building.sessions)
         self.turn = _turns(self.session)
@@ -158,7 +158,7 @@ class TraceRows(Sequence[TraceRow]):
         self._max_tokens = building.max_tokens.sorted(order)
         self._weight = building.weight.sorted(order)
         self.estimated = building.estimated
-        self.blocks: Ints = np.array(building.blocks, np.int64)
+        self.blocks: Ints = np.frombuffer(building.blocks, np.int64)
         ends = building.block_end.values()
         self._block_end = None if ends is None else np.concatenate([[0], ends])
         self._order = order
@@ -283,7 +283,10 @@ class RowsBuilder:
         self._keep_text(row)
 
     def finish(self) -> TraceRows:
-        """Return the rows by arrival."""
+        """Return the rows by arrival; nothing can be added afterwards.
+
+        At least one row is needed, for the first arrival is the zero of all.
+        """
         return TraceRows(self)
 
     def _session_code(self, row: RawRow) -> int:

@@ -64,8 +64,8 @@ class Taking:
             self.left_out[str(error)] += 1
         self._taken += 1
 
-    def finish(self, source: str, max_bad_share: float) -> TraceRows:
-        """Return the rows by arrival.
+    def finish(self, source: str, max_bad_share: float, *, header: bool) -> TraceRows:
+        """Return the rows by arrival; `header` says that the files begin with one.
 
         Raises:
             TrafficError: There is none, or too many are broken.
@@ -82,7 +82,8 @@ class Taking:
         if not total and self.left_out:
             raise TrafficError(f"{source} holds nothing to replay: {self._gone()}")
         if not total:
-            raise TrafficError(f"{source} holds a header but no rows")
+            what = "a header but no rows" if header else "no line that is finished"
+            raise TrafficError(f"{source} holds {what}")
         return self._builder.finish()
 
     def warnings(self, rows: TraceRows, *, files: int) -> tuple[str, ...]:
