@@ -25,6 +25,7 @@ import ast
 import itertools
 import json
 import math
+import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ from canary.traffic.seeds import stable_uniforms
 PATTERNS = ("Gamma", "Weibull")
 LENGTHS = ("input_tokens", "output_tokens")
 
+_LITERAL = re.compile(r"[-+0-9eE.:,{}\s]*")
 _GRID = 2**20
 _MOST_REQUESTS = 10**8
 _MOST_CV = 100.0
@@ -292,9 +294,9 @@ def _histogram(name: str, text: object) -> Histogram | None:
     if not isinstance(text, str):
         raise RowError(f"{name} is missing or not text")
     try:
-        literal = ast.literal_eval(text)
+        literal = ast.literal_eval(text) if _LITERAL.fullmatch(text) else None
     except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
-        raise RowError(f"{name} is not a dict of tokens and probabilities") from None
+        literal = None
     if not isinstance(literal, dict):
         raise RowError(f"{name} is not a dict of tokens and probabilities")
     for tokens, share in literal.items():
