@@ -257,6 +257,6 @@ def _implausible(rows: TraceRows) -> str | None:
     unit = "coarser" if fast else "finer"
     said = f"{len(rows):,} rows over {duration_s:,.1f} s, {rate}"
     return (
-        f"{said}: the time stamps may be in a {unit} unit than was read; name the "
-        "right one, as in arrival=timestamp or arrival_ms=timestamp"
+        f"{said}: the time stamps may be in a {unit} unit than was read; if so, name "
+        "columns, as in arrival=timestamp or arrival_ms=timestamp"
     )

@@ -339,9 +339,10 @@ def block_ids(ids: object, prompt_tokens: int, size: int) -> tuple[int, ...]:
             f"hash_ids holds {len(ids)} ids, but {prompt_tokens} tokens are {expected} "
             f"blocks of {size}"
         )
-    for block in ids:
-        if not -(2**63) <= rows.json_whole("hash_ids", block) < 2**63:
-            raise RowError("hash_ids holds an id of more than 64 bits")
+    if any(type(block) is not int for block in ids):  # a bool is no id either
+        raise RowError("hash_ids is not a whole number")
+    if not -(2**63) <= min(ids) <= max(ids) < 2**63:
+        raise RowError("hash_ids holds an id of more than 64 bits")
     return tuple(ids)
 
 

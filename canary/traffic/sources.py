@@ -1,7 +1,7 @@
 """What a source stands for: a file, a glob, a folder, or any of them by URL."""
 
 import glob
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -66,26 +66,24 @@ def beside(trace: str) -> tuple[str, str, str]:
 
 def _listed(source: str) -> tuple[str | None, list[str]]:
     """The folder, if it is one, and the files in it; otherwise the files meant."""
-    if is_url(source):
-        return _listed_url(source)
+    try:
+        return _listed_url(source) if is_url(source) else _listed_here(source)
+    except OSError as error:  # a name too long, a folder that may not be read
+        why = error.strerror or error
+        raise TrafficError(f"{source:.200} can't be listed: {why}") from error
+
+
+def _listed_here(source: str) -> tuple[str | None, list[str]]:
     path = Path(source)
     if path.is_dir():
-        return source, _needed(
-            source, _files(path.iterdir), "is a folder without files"
-        )
+        files = [str(inside) for inside in path.iterdir() if inside.is_file()]
+        return source, _needed(source, files, "is a folder without files")
     if path.exists() or not glob.has_magic(source):
         return None, [source]
-    found = _files(lambda: map(Path, glob.glob(source, recursive=True)))  # noqa: PTH207 - absolute patterns too
-    return None, _needed(source, found, "matches no file")
-
-
-def _files(listing: Callable[[], Iterable[Path]]) -> list[str]:
-    try:
-        return [str(path) for path in listing() if path.is_file()]
-    except OSError as error:
-        raise TrafficError(
-            f"{error.filename} can't be listed: {error.strerror}"
-        ) from error
+    # Not Path.glob, for which a pattern that begins at the root is an error.
+    matches = glob.glob(source, recursive=True)  # noqa: PTH207
+    files = [match for match in matches if Path(match).is_file()]
+    return None, _needed(source, files, "matches no file")
 
 
 def _listed_url(source: str) -> tuple[str | None, list[str]]:

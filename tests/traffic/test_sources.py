@@ -96,6 +96,12 @@ def test_an_empty_folder_is_said(tmp_path: Path) -> None:
         read_trace(tmp_path)
 
 
+def test_names_that_no_file_can_have(tmp_path: Path) -> None:
+    """A name too long for the file system is one sentence."""
+    with pytest.raises(TrafficError, match="can't be listed: File name too long"):
+        read_trace(tmp_path / ("a" * 5000))
+
+
 @pytest.mark.parametrize("frames", [1, 3])
 def test_zstd_by_content(write: Write, frames: int) -> None:
     """Zstd is known by its bytes; frames may follow each other, as zstd writes them."""
