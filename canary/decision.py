@@ -161,8 +161,8 @@ class Validity:
     """Whether the evidence can be trusted; `reasons` say why not, one sentence each.
 
     The A/A control answers `control_share` of the requests if the policy asks for it;
-    so far it has answered `control_pairs` beside the baseline. `late_share` of the pairs
-    were sent too late; None where arms take turns and nothing is sent at its moment.
+    so far it has answered `control_pairs` beside the baseline. `late_share` of the
+    pairs were sent too late; None where arms take turns.
     """
 
     valid: bool

@@ -45,7 +45,9 @@ def prepare(policies: tuple[Policy, ...], *, seed: int) -> Prepared:
         PolicyError: An accuracy gate asks for what the validation sets don't have.
     """
     traffic = policies[0].traffic
-    trace = read_trace(traffic.source, format=traffic.format)  # type: ignore[arg-type]  # until formats are merged
+    trace = read_trace(
+        traffic.source, format=traffic.format, columns=traffic.columns, seed=seed
+    )
     paths = dict.fromkeys(path for policy in policies for path in policy.validation)
     validation = read_validation([Path(path) for path in paths])
     _check_tasks(policies, dict(zip(paths, validation, strict=True)))

@@ -23,8 +23,9 @@ class Books:
     """Totals up to a look.
 
     `lagged` counts pairs whose sending was timed, and `late` those of them of which one
-    was sent later than `Policy.send_lag_limit_s`. `unmeasured` counts answered requests of which the other arm has a score or a time
-    and this one none, per kind of value and arm.
+    was sent later than `Policy.send_lag_limit_s`. `unmeasured` counts answered requests
+    of which the other arm has a score or a time and this one none, per kind of value
+    and arm.
     """
 
     regimes: tuple[str, ...]

@@ -7,6 +7,7 @@ from canary.policy.model import Gate, VariantSpec, regime_names
 from canary.policy.traffic import REST, LoadTarget, Traffic
 from canary.policy.tree import Document, below
 from canary.policy.wrong import nearest
+from canary.traffic.names import NAMED_FORMATS
 
 _NOT_LIVE = {
     "loop": ("loop", "live traffic doesn't begin again"),
@@ -31,12 +32,7 @@ def traffic_faults(
             "a rate and a load of the baseline both say how fast; remove one of them"
         )
         yield document.fault("traffic.rate", message)
-    if traffic.columns is not None and traffic.format not in (
-        "auto",
-        "csv",
-        "jsonl",
-        "parquet",
-    ):
+    if traffic.columns is not None and traffic.format not in ("auto", *NAMED_FORMATS):
         message = f"{traffic.format} names its own columns; remove one of the two"
         yield document.fault("traffic.columns", message)
     if traffic.follow:

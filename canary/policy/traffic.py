@@ -32,6 +32,7 @@ from canary.policy.units import (
     shown,
 )
 from canary.policy.value import Value
+from canary.traffic.names import COLUMNS
 
 _Text = Annotated[StrictStr, StringConstraints(min_length=1)]
 
@@ -50,22 +51,6 @@ Format = Literal[
     "parquet",
     "ingress",
 ]
-
-COLUMNS = (
-    "arrival",
-    "arrival_ms",
-    "arrival_us",
-    "arrival_ns",
-    "prompt_tokens",
-    "output_tokens",
-    "session_id",
-    "turn",
-    "think_s",
-    "think_ms",
-    "text",
-    "messages",
-)
-"""What a column of a log may be; the arrival is a number in that unit or a time."""
 
 REST = "rest"
 

@@ -161,10 +161,10 @@ class LiveFeed:
         self._known[row.id] = None
         if len(self._known) > _KNOWN_IDS:
             del self._known[next(iter(self._known))]
-        share = self._share(row.prompt_tokens)
-        drawn = stable_uniform("sample", self._traffic.seed, row.session_id or row.id)
+        share = self._share(row.row.prompt_tokens)
+        drawn = stable_uniform("sample", self._traffic.seed, row.row.session or row.id)
         if drawn < share:
-            self._add(self._request(row, row.weight / share))
+            self._add(self._request(row, row.row.weight / share))
 
     def _share(self, prompt_tokens: int) -> float:
         if self._traffic.shares is None:
@@ -175,23 +175,24 @@ class LiveFeed:
     def _arrival_s(self, row: Recorded) -> float:
         return row.arrived_unix_s - self._began_unix_s + DELAY_S
 
-    def _request(self, row: Recorded, weight: float) -> Request:
+    def _request(self, came: Recorded, weight: float) -> Request:
         seed, most = self._traffic.seed, self._traffic.max_output_tokens
+        row = came.row
         written = row.text is not None or row.messages is not None
         return Request(
-            request_id=row.id,
+            request_id=came.id,
             kind="live" if written else "latency",
             # Written down late: sent as soon as it is known, in the order of evidence.
-            arrival_s=max(self._arrival_s(row), self._last_s),
+            arrival_s=max(self._arrival_s(came), self._last_s),
             max_output_tokens=min(row.max_tokens or most, most),
             text=row.text,
             messages=row.messages,
             blocks=None
             if written
             else TokenBlocks(length_tokens=row.prompt_tokens, seed=seed),
-            session_id=row.session_id,
+            session_id=row.session,
             weight=weight,
-            seed=stable_seed("request", seed, row.id),
+            seed=stable_seed("request", seed, came.id),
         )
 
     def _add(self, request: Request) -> None:

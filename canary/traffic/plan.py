@@ -240,7 +240,7 @@ def traffic_request(
             sessions of its own, or caches would know them all from the second on.
     """
     name = _row_id(trace, row, again)
-    known = [n for n in (row.output_tokens, max_output_tokens) if n is not None]
+    known = [n for n in (_output_tokens(row), max_output_tokens) if n is not None]
     session = row.session_id
     if session is not None and again:
         session = f"{session}~{again}"
@@ -261,6 +261,11 @@ def traffic_request(
     )
 
 
+def _output_tokens(row: TraceRow) -> int | None:
+    """Return how long the answer was or, where nobody recorded it, might have been."""
+    return row.max_tokens if row.output_tokens is None else row.output_tokens
+
+
 def _blocks(trace: Trace, row: TraceRow, seed: int, again: int) -> TokenBlocks:
     drawn = stable_seed("round", seed, again) if again else seed
     blocks = TokenBlocks(length_tokens=row.prompt_tokens, seed=drawn)
@@ -279,7 +284,7 @@ def _notes(recipe: Recipe, rounds: int) -> tuple[str, ...]:
     most = recipe.selection.max_output_tokens
     if most is not None:
         rows = recipe.trace.rows
-        outputs = [rows[int(at)].output_tokens for at in recipe.selected.rows]
+        outputs = [_output_tokens(rows[int(at)]) for at in recipe.selected.rows]
         longer = sum(output is not None and output > most for output in outputs)
         notes.append(f"{longer:,} longer outputs are cut to {most:,} tokens")
     if rounds > 1:
@@ -306,7 +311,7 @@ def _content_sha256(
     digest = hashlib.sha256()
     for position in selected.rows:
         row = trace.rows[int(position)]
-        if row.output_tokens is None and selection.max_output_tokens is None:
+        if _output_tokens(row) is None and selection.max_output_tokens is None:
             raise TrafficError(
                 f"{trace.path}: row {row.index + 1:,} doesn't say how long its answer "
                 "was; write traffic.max_output_tokens: 256, or another length"

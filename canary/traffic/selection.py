@@ -152,7 +152,7 @@ class _Cut:
             "not sampled",
         )
         for row in self.rows:
-            row.weight = 1 / kept[row.session]
+            row.weight /= kept[row.session]
 
     def thin(self, rate_rps: float, speed: float, seed: int) -> None:
         """Keep as many sessions as make `rate_rps` on the trace's own clock."""
@@ -213,6 +213,7 @@ def _row(position: int, row: TraceRow) -> _Row:
         prompt_tokens=row.prompt_tokens,
         output_tokens=row.output_tokens,
         session=row.session_id or f"#{row.index}",
+        weight=row.weight,
     )
 
 

@@ -4,38 +4,25 @@ A spool is a folder (or an fsspec URL) of files ``requests-*.jsonl``; each line 
 request of schema ``canary.ingress/1``. A last line without its end is being written.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import fsspec
 
 from canary.errors import TrafficError
-from canary.traffic.rows import MAX_TOKENS, RowError
+from canary.traffic.logs import ingress_row
+from canary.traffic.rows import RawRow, RowError, S, json_object
 
-SCHEMA = "canary.ingress/1"
 FILES = "requests-*.jsonl"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Recorded:
-    """One mirrored request. Of its text nothing is left where `capture` is lengths.
-
-    `prompt_tokens` is `estimated` where it was counted in characters. `weight` is the
-    number of requests that it stands for.
-    """
+    """One mirrored request: its name, when it came, and what a trace would have."""
 
     id: str
     arrived_unix_s: float
-    session_id: str | None
-    prompt_tokens: int
-    estimated: bool
-    max_tokens: int | None
-    weight: float
-    capture: str
-    text: str | None = None
-    messages: str | None = None
+    row: RawRow
 
 
 def recorded(line: bytes) -> Recorded:
@@ -44,56 +31,13 @@ def recorded(line: bytes) -> Recorded:
     Raises:
         RowError: It is no request of this schema; it says why.
     """
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        raise RowError("not valid JSON") from None
-    if not isinstance(row, dict) or row.get("schema") != SCHEMA:
-        raise RowError(f"its schema is not {SCHEMA}")
-    messages = row.get("messages")
-    if messages is not None and not isinstance(messages, list):
-        raise RowError("messages is not a list")
-    return Recorded(
-        id=_text(row, "id"),
-        arrived_unix_s=_number(row, "arrived_unix_s"),
-        session_id=None if row.get("session") is None else _text(row, "session"),
-        prompt_tokens=_tokens(row, "prompt_tokens"),
-        estimated=row.get("prompt_tokens_from") == "characters",
-        max_tokens=None
-        if row.get("max_tokens") is None
-        else _tokens(row, "max_tokens"),
-        weight=_number(row, "weight"),
-        capture=_text(row, "capture"),
-        text=None if row.get("prompt") is None else _text(row, "prompt"),
-        messages=None
-        if messages is None
-        else json.dumps(messages, ensure_ascii=False, separators=(",", ":")),
-    )
-
-
-def _text(row: dict[str, Any], name: str) -> str:
-    value = row.get(name)
-    if not isinstance(value, str) or not value:
-        raise RowError(f"{name} is not text")
-    return value
-
-
-def _number(row: dict[str, Any], name: str) -> float:
-    value = row.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise RowError(f"{name} is not a number")
-    if not 0 < value < 1e12:
-        raise RowError(f"{name} is out of range")
-    return float(value)
-
-
-def _tokens(row: dict[str, Any], name: str) -> int:
-    value = row.get(name)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise RowError(f"{name} is not a whole number")
-    if not 0 < value <= MAX_TOKENS:
-        raise RowError(f"{name} is out of range")
-    return value
+    row = ingress_row(line)
+    name = json_object(line).get("id")
+    if not isinstance(name, str) or not name:
+        raise RowError("id is not text")
+    if row.ns is None:
+        raise RowError("arrived_unix_s is missing")
+    return Recorded(name, row.ns / S, row)
 
 
 class SpoolTail:

@@ -248,11 +248,11 @@ def test_a_spool_that_goes_away_is_one_sentence(spool: Spool) -> None:
     [
         ({"id": ""}, "id is not text"),
         ({"arrived_unix_s": "now"}, "arrived_unix_s is not a number"),
-        ({"arrived_unix_s": -1}, "arrived_unix_s is out of range"),
+        ({"arrived_unix_s": -1}, "arrived_unix_s is negative"),
         ({"prompt_tokens": True}, "prompt_tokens is not a whole number"),
-        ({"max_tokens": 0}, "max_tokens is out of range"),
-        ({"messages": "x"}, "messages is not a list"),
-        ({"schema": "canary.ingress/2"}, "its schema is not canary.ingress/1"),
+        ({"max_tokens": 0}, "max_tokens is zero"),
+        ({"messages": "x", "capture": "full"}, "messages is not a list"),
+        ({"schema": "canary.ingress/2"}, "schema is not canary.ingress/1"),
     ],
 )
 def test_what_is_wrong_with_a_line_is_said(

@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from canary.arms.base import Arm, Completion
 from canary.arms.endpoint.base import Endpoint
 from canary.arms.endpoint.sender import EndpointSender
-
-from canary.arms.base import Arm, Completion
 from canary.errors import ArmError
 from canary.policy.model import VariantSpec
 from canary.traffic.request import Request
