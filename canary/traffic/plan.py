@@ -114,6 +114,7 @@ def _laid_out(recipe: Recipe, speed: float) -> Plan:
     item_s = mixed_into_s * np.array(recipe.item_at, np.float64)
     laid = _Laid(
         recipe,
+        speed,
         np.concatenate([np.tile(at_s, rounds) + begin_s, item_s / speed]),
         np.concatenate(
             [np.tile(np.arange(count), rounds), -1 - np.arange(len(item_s))]
@@ -161,11 +162,12 @@ class _Laid:
     def __init__(
         self,
         recipe: Recipe,
+        speed: float,
         arrival_s: npt.NDArray[np.float64],
         source: npt.NDArray[np.int64],
         again: npt.NDArray[np.int64],
     ) -> None:
-        self._recipe = recipe
+        self._recipe, self._speed = recipe, speed
         self.arrival_s, self._source, self._again = arrival_s, source, again
 
     def keep(self, which: npt.NDArray[np.bool_] | list[int]) -> None:
@@ -199,6 +201,7 @@ class _Laid:
             arrival_s=arrival_s,
             weight=float(recipe.selected.weight[source]),
             max_output_tokens=recipe.selection.max_output_tokens,
+            speed=self._speed,
             seed=recipe.seed,
             again=int(self._again[index]),
         )
@@ -228,6 +231,7 @@ def traffic_request(
     arrival_s: float,
     weight: float,
     max_output_tokens: int | None,
+    speed: float,
     seed: int,
     again: int = 0,
 ) -> Request:
@@ -239,6 +243,7 @@ def traffic_request(
         arrival_s: When it is due.
         weight: For how many recorded sessions its session stands.
         max_output_tokens: The longest answer.
+        speed: The plan's, at which people think faster, too.
         seed: The run's.
         again: In which round of a trace that loops, from 0. Each has prompts and
             sessions of its own, or caches would know them all from the second on.
@@ -259,7 +264,7 @@ def traffic_request(
         blocks=None if written else _blocks(trace, row, seed, again),
         session_id=session,
         turn=row.turn,
-        think_s=row.think_s,
+        think_s=row.think_s / speed,
         weight=weight,
         seed=stable_seed("request", seed, name),
     )

@@ -195,6 +195,17 @@ def test_questions_come_while_nothing_can_be_promoted_yet() -> None:
     assert 30 < max(r.arrival_s for r in plan.questions) <= 40.0
 
 
+def test_speed_shortens_the_time_to_think() -> None:
+    """A session at twice the speed is half as long, thinking included."""
+    trace = trace_of(
+        row(0, 0, session_id="a"), row(1, 0, session_id="a", turn=1, think_s=3.0)
+    )
+    plan = make_plan(trace, [], speed=2, seed=1)
+
+    assert [0.0, 1.5] == [r.think_s for r in plan.requests]
+    assert 3.0 == with_speed(plan, 1).requests[1].think_s
+
+
 def test_a_moment_can_not_loop() -> None:
     """A trace without duration has no second round."""
     with pytest.raises(TrafficError, match="arrives at the same moment"):
