@@ -42,8 +42,7 @@ class Histogram:
         below = 0
         for edge, count in zip((*self.edges, "+Inf"), self.counts, strict=True):
             below += count
-            shown = edge if isinstance(edge, str) else f"{edge:g}"
-            yield f'{name}_bucket{{le="{shown}"}} {below}'
+            yield f'{name}_bucket{{le="{edge}"}} {below}'
         yield f"{name}_sum {self.total!r}"
         yield f"{name}_count {below}"
 

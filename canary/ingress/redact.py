@@ -151,7 +151,7 @@ def _ipv4(text: str) -> int:
 
 _DIGITS = frozenset("0123456789")
 
-# In this order: a key may hold what looks like a number, a card what looks like a phone.
+# In this order: a key may hold what looks like a number, a card a phone's number.
 _RULES: tuple[tuple[re.Pattern[str], str, Callable[[str], int]], ...] = (
     (_API_KEY, "[key]", len),
     (_MAIL, "[mail]", len),

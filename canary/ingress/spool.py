@@ -1,9 +1,9 @@
 """Files of whole lines that survive the process: `requests-<UTC stamp>-<pid>.jsonl`.
 
-One `write` a batch, to a file opened for appending: once it has returned, the lines are
-the kernel's and outlive a killed process. `sync`, called each second, makes them outlive
-the machine. A write that fails half-way is taken back, so that a reader never finds a
-torn line before a whole one.
+One `write` a batch, to a file opened for appending: once it has returned, the lines
+are the kernel's and outlive a killed process. `sync`, called each second, makes them
+outlive the machine. A write that fails half-way is taken back, so that a reader never
+finds a torn line before a whole one.
 """
 
 import errno
@@ -57,13 +57,11 @@ class Spool:
             if self._path is None:
                 self._open()
             try:
-                written = os.write(self._descriptor, lines)
-                if written != len(lines):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                _write_all(self._descriptor, lines)
             except OSError:
                 self._take_back()
                 raise
-            self._size_bytes += written
+            self._size_bytes += len(lines)
 
     def roll(self) -> None:
         """Close the file if it is old enough."""
@@ -119,6 +117,12 @@ class Spool:
             os.close(self._descriptor)
             if self._size_bytes == 0:
                 path.unlink(missing_ok=True)
+
+
+def _write_all(descriptor: int, lines: bytes) -> None:
+    """Write it in one go; a full disk takes the beginning and says nothing yet."""
+    if os.write(descriptor, lines) != len(lines):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def spooled_files(folder: Path) -> list[Path]:

@@ -101,5 +101,3 @@ class Waiting:
     def tokens(self) -> int:
         """How much memory is taken, in tokens of four bytes."""
         return self._held_bytes // CHARACTERS_PER_TOKEN
-
-

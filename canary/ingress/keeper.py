@@ -1,0 +1,154 @@
+"""The thread that looks after a spool: syncs, rolls, uploads, forgets, audits.
+
+Apart from the recorder, because each of these may take as long as a disk or a network
+takes; what fails here is tried again, logged once, and seen in /healthz and /metrics.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from threading import Event, Thread
+
+import fsspec
+
+from canary.clock import Clock
+from canary.errors import UsageError
+from canary.ingress.audit import Audit, Finding, audit, biases, read_audit
+from canary.ingress.counts import Counts
+from canary.ingress.settings import Settings
+from canary.ingress.spool import Spool, opened_unix_s, replace_whole, spooled_files
+from canary.ingress.upload import Remote, outdated
+
+AUDIT_FILE = "audit.json"
+
+_TICK_S = 1.0
+_AUDIT_EVERY_S = 5.0
+_FORGET_EVERY_S = 60.0
+
+_log = logging.getLogger("canary.ingress")
+
+
+class Keeper:
+    """Looks after one spool until it is stopped."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        spool: Spool,
+        counts: Counts,
+        wall_clock: Clock = time.time,
+    ) -> None:
+        self._settings = settings
+        self._spool = spool
+        self._counts = counts
+        self._wall_clock = wall_clock
+        self._remote = Remote(settings.spool) if settings.staging else None
+        self._since_unix_s = wall_clock()
+        self._earlier = self._findings()
+        self._stop = Event()
+        self._thread = Thread(target=self._run, name="ingress-keeper", daemon=True)
+        self._due: dict[str, float] = {}
+        self.failing: set[str] = set()
+        self.because: tuple[str, ...] = ()
+
+    def start(self) -> None:
+        """Begin to look after it; what is too old goes first."""
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Stop, then do everything a last time; the spool's file is closed by now."""
+        self._stop.set()
+        self._thread.join()
+        self._due.clear()
+        self._tend()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self._tend()
+            self._stop.wait(_TICK_S)
+
+    def _tend(self) -> None:
+        self._try("syncing", 0.0, self._spool.sync)
+        self._try("rolling over", 0.0, self._spool.roll)
+        self._try("removing old files", _FORGET_EVERY_S, self._forget)
+        self._try("writing the audit", _AUDIT_EVERY_S, self._audit)
+        if self._remote is not None:
+            self._try("uploading", 0.0, self._upload)
+
+    def _try(self, what: str, every_s: float, act: Callable[[], None]) -> None:
+        """Do it if it is due; say once that it fails, and once that it works again."""
+        now = self._wall_clock()
+        if now < self._due.get(what, 0.0):
+            return
+        self._due[what] = now + every_s
+        try:
+            act()
+        except Exception as error:  # noqa: BLE001 - fsspec raises what its backends raise
+            if what not in self.failing:
+                _log.warning("%s fails (%s) and is tried again", what, error)
+            self.failing.add(what)
+            return
+        if what in self.failing:
+            _log.warning("%s works again", what)
+        self.failing.discard(what)
+
+    def _upload(self) -> None:
+        if self._remote is not None:
+            self._remote.upload(self._settings.folder, but=self._spool.open_name)
+
+    def _forget(self) -> None:
+        """Remove files whose last line is older than the retention."""
+        age_s = self._settings.retention_s + self._settings.roll_s
+        before = self._wall_clock() - age_s
+        folder = self._settings.folder
+        local = [path.name for path in spooled_files(folder)]
+        for name in outdated(local, before_unix_s=before):
+            if name != self._spool.open_name:
+                (folder / name).unlink()
+        if self._remote is not None:
+            for name in outdated(self._remote.names(), before_unix_s=before):
+                self._remote.remove(name)
+
+    def _audit(self) -> None:
+        arrived, now = self._counts.arrived(), self._wall_clock()
+        self.because = biases(arrived, self._settings.expected)
+        oldest = self._oldest_unix_s()
+        earlier = [one for one in self._earlier if one.until_unix_s >= oldest]
+        ours = Finding(
+            since_unix_s=self._since_unix_s, until_unix_s=now, because=self.because
+        )
+        text = audit([*earlier, *([ours] if ours.because else [])], arrived).to_json()
+        replace_whole(self._settings.folder / AUDIT_FILE, text)
+        if self._remote is not None:
+            self._remote.write(AUDIT_FILE, text)
+
+    def _oldest_unix_s(self) -> float:
+        """Return when the oldest file that is still kept was begun."""
+        names = [path.name for path in spooled_files(self._settings.folder)]
+        if self._remote is not None:
+            names += self._remote.names()
+        begun = [at for name in names if (at := opened_unix_s(name)) is not None]
+        return min(begun, default=self._since_unix_s)
+
+    def _findings(self) -> tuple[Finding, ...]:
+        """Return what the processes before this one found."""
+        kept = (self._settings.folder / AUDIT_FILE).exists()
+        return find_audit(str(self._settings.folder)).findings if kept else ()
+
+
+def find_audit(spool: str) -> Audit:
+    """Return the audit that lies in a spool, a folder or an fsspec URL.
+
+    Raises:
+        UsageError: There is none, or it can't be read.
+    """
+    where = f"{spool.rstrip('/')}/{AUDIT_FILE}"
+    try:
+        with fsspec.open(where, "rt", encoding="utf-8") as file:
+            return read_audit(file.read(), where=where)
+    except OSError as error:
+        raise UsageError(
+            f"{where}: can't be read ({error.strerror or error}); name the spool of "
+            "an ingress that has run"
+        ) from error
