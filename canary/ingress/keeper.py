@@ -61,14 +61,15 @@ class Keeper:
         self._stop.set()
         self._thread.join()
         self._due.clear()
-        self._tend()
+        self.tend()
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            self._tend()
+            self.tend()
             self._stop.wait(_TICK_S)
 
-    def _tend(self) -> None:
+    def tend(self) -> None:
+        """Do once what is due now."""
         self._try("syncing", 0.0, self._spool.sync)
         self._try("rolling over", 0.0, self._spool.roll)
         self._try("removing old files", _FORGET_EVERY_S, self._forget)

@@ -16,19 +16,21 @@ from canary.ingress.reasons import DroppedError, Reason
 RULES_VERSION = 1
 
 _PIECE_CHARACTERS = 2**14
+_CUT = re.compile(r"\n|(?<=[a-z])(?<![Bb]earer) (?=[a-z])")
 
 _PRIVATE_KEY = re.compile(
     r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----.*?(?:-----END [A-Z ]{0,40}-----|\Z)",
     re.DOTALL,
 )
 _API_KEY = re.compile(
-    r"\b(?:sk|pk|rk)[-_][A-Za-z0-9_-]{16,}"
-    r"|\bgh[pousr]_[A-Za-z0-9]{20,}|\bgithub_pat_\w{22,}|\bglpat-[\w-]{20,}"
-    r"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bAIza[\w-]{35}|\bhf_[A-Za-z0-9]{20,}"
-    r"|\bxox[abeoprs]-[A-Za-z0-9-]{10,}"
-    r"|\beyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]*"
-    r"|(?<=\bBearer )[A-Za-z0-9._~+/-]{16,}=*"
+    r"[sprghAxe](?<!\w\w)(?:(?<=[spr])k[-_][A-Za-z0-9_-]{16,}"
+    r"|(?<=g)h[pousr]_[A-Za-z0-9]{20,}|(?<=g)ithub_pat_\w{22,}"
+    r"|(?<=g)lpat-[\w-]{20,}|(?<=h)f_[A-Za-z0-9]{20,}"
+    r"|(?<=A)(?:KIA|SIA)[0-9A-Z]{16}\b|(?<=A)Iza[\w-]{35}"
+    r"|(?<=x)ox[abeoprs]-[A-Za-z0-9-]{10,}"
+    r"|(?<=e)yJ[\w-]{10,}\.[\w-]{10,}\.[\w-]*)"
 )
+_BEARER = re.compile(r"Bearer [A-Za-z0-9._~+/-]{16,}=*", re.IGNORECASE)
 # Each begins only where no character of its own stands before it, and its parts are
 # bounded: the time is linear in the text, whatever the text.
 _MAIL = re.compile(
@@ -99,10 +101,11 @@ def _replaced(match: re.Match[str], *, word: str, found: Callable[[str], int]) -
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """Cut after a line's end, which no rule crosses, about every 16,384 characters."""
+    """Cut about every 16,384 characters, where no rule reaches across."""
     start = 0
     while start < len(text):
-        end = text.find("\n", start + _PIECE_CHARACTERS) + 1 or len(text)
+        cut = _CUT.search(text, start + _PIECE_CHARACTERS)
+        end = cut.end() if cut else len(text)
         yield text[start:end]
         start = end
 
@@ -154,6 +157,7 @@ _DIGITS = frozenset("0123456789")
 # In this order: a key may hold what looks like a number, a card a phone's number.
 _RULES: tuple[tuple[re.Pattern[str], str, Callable[[str], int]], ...] = (
     (_API_KEY, "[key]", len),
+    (_BEARER, "[key]", len),
     (_MAIL, "[mail]", len),
     (_IBAN, "[iban]", partial(_longest, valid=_is_iban)),
     (_CARD, "[card]", partial(_longest, valid=_is_card)),

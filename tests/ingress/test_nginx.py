@@ -129,8 +129,8 @@ def slowed(ingress):
 def test_users_dont_notice_the_ingress(start, nginx, options, fault):
     """Whatever it does, every answer is the primary's, and waits for nothing.
 
-    A hanging ingress may cost three copies their 250 ms, before NGINX leaves it alone:
-    were each request to wait for its copy, these would be 150 times as many.
+    A hanging ingress costs six requests 250 ms each, before NGINX leaves it alone: were
+    each to wait for its copy, it would be all of them.
     """
     ingress = start(*options)
     url = nginx(ingress.port)
