@@ -133,8 +133,8 @@ def ingress(
         _audit(spool)
         return
     from canary.ingress.settings import (
-        Capture,
         Settings,
+        capture_of,
         read_option,
         regime_shares,
         sample_shares,
@@ -145,7 +145,7 @@ def ingress(
     settings = Settings(
         spool=spool,
         staging=staging,
-        capture=read_option("--capture", capture, Capture),
+        capture=read_option("--capture", capture, capture_of),
         max_body_bytes=read_option("--max-body", max_body, size_bytes),
         queue_requests=queue_requests,
         queue_tokens=read_option("--queue-tokens", queue_tokens, tokens),

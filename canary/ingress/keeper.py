@@ -22,8 +22,8 @@ from canary.ingress.upload import Remote, outdated
 AUDIT_FILE = "audit.json"
 
 _TICK_S = 1.0
-_AUDIT_EVERY_S = 5.0
-_FORGET_EVERY_S = 60.0
+_AUDIT_EVERY_S = 2.0
+_FAR_EVERY_S = 60.0
 
 _log = logging.getLogger("canary.ingress")
 
@@ -45,6 +45,7 @@ class Keeper:
         self._wall_clock = wall_clock
         self._remote = Remote(settings.spool) if settings.staging else None
         self._since_unix_s = wall_clock()
+        self._far = [] if self._remote is None else list(self._remote.names())
         self._earlier = self._findings()
         self._stop = Event()
         self._thread = Thread(target=self._run, name="ingress-keeper", daemon=True)
@@ -72,10 +73,11 @@ class Keeper:
         """Do once what is due now."""
         self._try("syncing", 0.0, self._spool.sync)
         self._try("rolling over", 0.0, self._spool.roll)
-        self._try("removing old files", _FORGET_EVERY_S, self._forget)
+        self._try("removing old files", _FAR_EVERY_S, self._forget)
         self._try("writing the audit", _AUDIT_EVERY_S, self._audit)
         if self._remote is not None:
             self._try("uploading", 0.0, self._upload)
+            self._try("uploading the audit", _FAR_EVERY_S, self._upload_audit)
 
     def _try(self, what: str, every_s: float, act: Callable[[], None]) -> None:
         """Do it if it is due; say once that it fails, and once that it works again."""
@@ -98,6 +100,11 @@ class Keeper:
         if self._remote is not None:
             self._remote.upload(self._settings.folder, but=self._spool.open_name)
 
+    def _upload_audit(self) -> None:
+        if self._remote is not None:
+            text = (self._settings.folder / AUDIT_FILE).read_text()
+            self._remote.write(AUDIT_FILE, text)
+
     def _forget(self) -> None:
         """Remove files whose last line is older than the retention."""
         age_s = self._settings.retention_s + self._settings.roll_s
@@ -108,8 +115,10 @@ class Keeper:
             if name != self._spool.open_name:
                 (folder / name).unlink()
         if self._remote is not None:
-            for name in outdated(self._remote.names(), before_unix_s=before):
+            self._far = list(self._remote.names())
+            for name in outdated(self._far, before_unix_s=before):
                 self._remote.remove(name)
+                self._far.remove(name)
 
     def _audit(self) -> None:
         arrived, now = self._counts.arrived(), self._wall_clock()
@@ -121,14 +130,12 @@ class Keeper:
         )
         text = audit([*earlier, *([ours] if ours.because else [])], arrived).to_json()
         replace_whole(self._settings.folder / AUDIT_FILE, text)
-        if self._remote is not None:
-            self._remote.write(AUDIT_FILE, text)
 
     def _oldest_unix_s(self) -> float:
         """Return when the oldest file that is still kept was begun."""
         names = [path.name for path in spooled_files(self._settings.folder)]
         if self._remote is not None:
-            names += self._remote.names()
+            names += self._far
         begun = [at for name in names if (at := opened_unix_s(name)) is not None]
         return min(begun, default=self._since_unix_s)
 

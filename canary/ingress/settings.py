@@ -72,6 +72,17 @@ def regime_of(tokens: int) -> str:
     return REGIMES[bisect_right(DEFAULT_REGIMES_TOKENS, tokens)]
 
 
+def capture_of(text: str) -> Capture:
+    """Read ``lengths``, ``redacted`` or ``full``.
+
+    Raises:
+        ValueError: Anything else.
+    """
+    if text not in set(Capture):
+        raise ValueError(f"expected {', '.join(Capture)}; got {text!r}")
+    return Capture(text)
+
+
 def size_bytes(text: str) -> int:
     """Read ``512KiB`` or ``8MiB`` as a number of bytes.
 
@@ -114,7 +125,7 @@ def regime_shares(text: str, *, rest: bool = False) -> dict[str, float]:
         name, _, value = (piece.strip() for piece in part.rpartition("="))
         if name not in allowed:
             raise ValueError(
-                f"{name!r} is no regime; write one of {', '.join(allowed)}, "
+                f"{name or part!r} is no regime; write one of {', '.join(allowed)}, "
                 "each with =SHARE"
             )
         if name in shares:

@@ -104,14 +104,13 @@ def audit(spool):
 
 
 def test_behind_a_proxy_that_cuts_the_sample_is_marked(start, nginx, tmp_path):
-    """NGINX with its own limit, bodies around it: audit.json, metrics, command agree."""
+    """NGINX with its own limit: the file, /healthz and the command agree."""
     ingress = start("--expected", ">=128k=40%")
     small = (("client_max_body_size 8m;", "client_max_body_size 1m;"),)
     url = nginx(ingress.port, *small)
     sizes_bytes = [300_000] * 60 + [900_000] * 60 + [1_500_000] * 60
     statuses = [post(url + CHAT, chat("x" * size))[0] for size in sizes_bytes]
     eventually(lambda: ingress.health()["biased"])
-    # The keeper looks every few seconds: the last look has seen everything.
     ingress.stop()
 
     assert [200] * 120 + [413] * 60 == statuses

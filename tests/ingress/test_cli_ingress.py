@@ -24,13 +24,19 @@ def refused(*options, env=None):
     ("options", "sentence"),
     [
         ([], "--spool is missing; name the folder that lines go to"),
-        (["--capture", "all"], "--capture: 'all' is not a valid Capture"),
+        (
+            ["--capture", "all"],
+            "--capture: expected lengths, redacted, full; got 'all'",
+        ),
         (["--max-body", "8"], "--max-body: expected a size with its unit, got '8'"),
         (
             ["--sample", "half"],
             "--sample: expected a share from 0% to 100%, got 'half'",
         ),
-        (["--expected", "1%"], "--expected: '' is no regime; write one of <8k, 8k-32k"),
+        (
+            ["--expected", "1%"],
+            "--expected: '1%' is no regime; write one of <8k, 8k-32k",
+        ),
         (["--retention", "30"], "--retention: expected a duration with its unit"),
         (["--roll", "0s"], "--roll: expected a duration above zero"),
         (["--queue-tokens", "x"], "--queue-tokens: expected a whole number of tokens"),
