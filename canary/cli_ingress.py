@@ -57,7 +57,7 @@ Sample = Annotated[
     str, typer.Option(help="Share of sessions: 20%, or <8k=5%,rest=100%.")
 ]
 Expected = Annotated[
-    str | None,
+    str,
     typer.Option(
         help="Shares of primary traffic, to audit by: 8k-32k=12%,32k-128k=3%."
     ),
@@ -110,7 +110,7 @@ def ingress(
     queue_requests: QueueRequests = 1024,
     queue_tokens: QueueTokens = "32m",
     sample: Sample = "100%",
-    expected: Expected = None,
+    expected: Expected = "",
     retention: Retention = "30d",
     roll: Roll = "1h",
     read_deadline: ReadDeadline = "5s",
@@ -125,44 +125,30 @@ def ingress(
     Example: canary ingress --spool /var/spool/canary --sample "<8k=5%,rest=100%"
     """
     if selftest is not None:
-        _selftest(selftest, admin or f"127.0.0.1:{port + 1}", token_env)
-        return
+        return _selftest(selftest, admin or f"127.0.0.1:{port + 1}", token_env)
     if spool is None:
         raise UsageError("--spool is missing; name the folder that lines go to")
     if audit:
-        _audit(spool)
-        return
-    from canary.ingress.settings import (
-        Settings,
-        capture_of,
-        read_option,
-        regime_shares,
-        sample_shares,
-        size_bytes,
-    )
-    from canary.policy.units import positive_duration_s, tokens
+        return _audit(spool)
+    from canary.ingress.settings import read_settings
 
-    settings = Settings(
+    settings = read_settings(
         spool=spool,
         staging=staging,
-        capture=read_option("--capture", capture, capture_of),
-        max_body_bytes=read_option("--max-body", max_body, size_bytes),
+        capture=capture,
+        max_body=max_body,
         queue_requests=queue_requests,
-        queue_tokens=read_option("--queue-tokens", queue_tokens, tokens),
-        sample=read_option("--sample", sample, sample_shares),
-        expected={}
-        if expected is None
-        else read_option("--expected", expected, regime_shares),
-        retention_s=read_option("--retention", retention, positive_duration_s),
-        roll_s=read_option("--roll", roll, positive_duration_s),
-        read_deadline_s=read_option(
-            "--read-deadline", read_deadline, positive_duration_s
-        ),
+        queue_tokens=queue_tokens,
+        sample=sample,
+        expected=expected,
+        retention=retention,
+        roll=roll,
+        read_deadline=read_deadline,
         token=_secret(token_env),
         hash_key=_secret(hash_key_env),
         kill_switch=kill_switch,
     )
-    _serve(settings, host, port, admin)
+    return _serve(settings, host, port, admin)
 
 
 def _serve(settings: "Settings", host: str, port: int, admin: str | None) -> None:

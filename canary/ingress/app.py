@@ -64,7 +64,11 @@ class Ingress:
             settings.folder, roll_s=settings.roll_s, wall_clock=wall_clock
         )
         self.keeper = Keeper(
-            settings, spool=self.spool, counts=self.counts, wall_clock=wall_clock
+            settings,
+            spool=self.spool,
+            counts=self.counts,
+            clock=clock,
+            wall_clock=wall_clock,
         )
         self.recorder = Recorder(
             settings,
@@ -101,8 +105,9 @@ class Ingress:
             return
         self.waiting.close()
         self.recorder.join(_FINISH_S)
-        self.spool.close()
+        self.spool.finish()
         self.keeper.finish()
+        self.spool.close()
 
     async def _healthz(self, _: Request) -> Response:
         writable = self.recorder.writable and await asyncio.to_thread(

@@ -1,7 +1,7 @@
 """Are long prompts missing? Proxies drop large copies without a word.
 
 NGINX refuses bodies over `client_max_body_size` (1 MiB unless set), Envoy doesn't
-mirror those over its buffer (1 MiB unless set). Either cuts the tail off the
+mirror those over its listener's buffer (1 MiB unless set). Either cuts the tail off the
 distribution of body sizes at a round number; this looks for the cut, for a regime that
 is much rarer than in declared primary traffic, and for what this ingress itself lost.
 A pure function of counts: the same counts give the same sentences.
@@ -89,7 +89,7 @@ def _cliffs(bodies: tuple[int, ...]) -> Iterator[str]:
             yield (
                 f"{below} bodies lie between {_size(edge // 2)} and {_size(edge)} and "
                 f"none above: a limit on the way cuts there; raise NGINX's "
-                "client_max_body_size or Envoy's per_request_buffer_limit_bytes"
+                "client_max_body_size or Envoy's per_connection_buffer_limit_bytes"
             )
             return
 

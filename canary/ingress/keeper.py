@@ -5,8 +5,8 @@ takes; what fails here is tried again, logged once, and seen in /healthz and /me
 """
 
 import logging
-import time
 from collections.abc import Callable
+from functools import partial
 from threading import Event, Thread
 
 import fsspec
@@ -23,7 +23,7 @@ AUDIT_FILE = "audit.json"
 
 _TICK_S = 1.0
 _AUDIT_EVERY_S = 2.0
-_FAR_EVERY_S = 60.0
+_SELDOM_S = 60.0
 
 _log = logging.getLogger("canary.ingress")
 
@@ -37,51 +37,66 @@ class Keeper:
         *,
         spool: Spool,
         counts: Counts,
-        wall_clock: Clock = time.time,
+        clock: Clock,
+        wall_clock: Clock,
     ) -> None:
         self._settings = settings
         self._spool = spool
         self._counts = counts
+        self._clock = clock
         self._wall_clock = wall_clock
         self._remote = Remote(settings.spool) if settings.staging else None
         self._since_unix_s = wall_clock()
         self._far = [] if self._remote is None else list(self._remote.names())
         self._earlier = self._findings()
         self._stop = Event()
-        self._thread = Thread(target=self._run, name="ingress-keeper", daemon=True)
+        # A slow upload must not hold up the next sync: each has a thread.
+        tasks = [self.tend] if self._remote is None else [self.tend, self.tend_far]
+        self._threads = [
+            Thread(target=self._run, args=(task,), daemon=True) for task in tasks
+        ]
         self._due: dict[str, float] = {}
         self.failing: set[str] = set()
         self.because: tuple[str, ...] = ()
 
     def start(self) -> None:
         """Begin to look after it; what is too old goes first."""
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def finish(self) -> None:
         """Stop, then do everything a last time; the spool's file is closed by now."""
         self._stop.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
         self._due.clear()
         self.tend()
+        self.tend_far()
 
-    def _run(self) -> None:
+    def _run(self, tend: Callable[[], None]) -> None:
         while not self._stop.is_set():
-            self.tend()
+            tend()
             self._stop.wait(_TICK_S)
 
     def tend(self) -> None:
-        """Do once what is due now."""
+        """Do once what is due now in the folder itself."""
         self._try("syncing", 0.0, self._spool.sync)
         self._try("rolling over", 0.0, self._spool.roll)
-        self._try("removing old files", _FAR_EVERY_S, self._forget)
+        self._try("removing old files", _SELDOM_S, self._forget)
         self._try("writing the audit", _AUDIT_EVERY_S, self._audit)
-        if self._remote is not None:
-            self._try("uploading", 0.0, self._upload)
-            self._try("uploading the audit", _FAR_EVERY_S, self._upload_audit)
+
+    def tend_far(self) -> None:
+        """Do once what is due now behind the URL, if the spool is there."""
+        remote = self._remote
+        if remote is None:
+            return
+        self._try("uploading", 0.0, partial(remote.upload, self._spool))
+        self._try("uploading the audit", _SELDOM_S, partial(self._share, remote))
+        self._try("removing uploads", _SELDOM_S, partial(self._forget_far, remote))
 
     def _try(self, what: str, every_s: float, act: Callable[[], None]) -> None:
         """Do it if it is due; say once that it fails, and once that it works again."""
-        now = self._wall_clock()
+        now = self._clock()
         if now < self._due.get(what, 0.0):
             return
         self._due[what] = now + every_s
@@ -96,46 +111,45 @@ class Keeper:
             _log.warning("%s works again", what)
         self.failing.discard(what)
 
-    def _upload(self) -> None:
-        if self._remote is not None:
-            self._remote.upload(self._settings.folder, but=self._spool.open_name)
-
-    def _upload_audit(self) -> None:
-        if self._remote is not None:
-            text = (self._settings.folder / AUDIT_FILE).read_text()
-            self._remote.write(AUDIT_FILE, text)
+    def _share(self, remote: Remote) -> None:
+        remote.write(AUDIT_FILE, (self._settings.folder / AUDIT_FILE).read_text())
 
     def _forget(self) -> None:
         """Remove files whose last line is older than the retention."""
-        age_s = self._settings.retention_s + self._settings.roll_s
-        before = self._wall_clock() - age_s
         folder = self._settings.folder
-        local = [path.name for path in spooled_files(folder)]
-        for name in outdated(local, before_unix_s=before):
+        here = [path.name for path in spooled_files(folder)]
+        for name in outdated(here, before_unix_s=self._oldest_kept_unix_s()):
             if name != self._spool.open_name:
                 (folder / name).unlink()
-        if self._remote is not None:
-            self._far = list(self._remote.names())
-            for name in outdated(self._far, before_unix_s=before):
-                self._remote.remove(name)
-                self._far.remove(name)
+
+    def _forget_far(self, remote: Remote) -> None:
+        there = list(remote.names())
+        for name in outdated(there, before_unix_s=self._oldest_kept_unix_s()):
+            remote.remove(name)
+            there.remove(name)
+        self._far = there
+
+    def _oldest_kept_unix_s(self) -> float:
+        """Return when a file was begun whose last line is as old as is kept."""
+        kept_s = self._settings.retention_s + self._settings.roll_s
+        return self._wall_clock() - kept_s
 
     def _audit(self) -> None:
         arrived, now = self._counts.arrived(), self._wall_clock()
-        self.because = biases(arrived, self._settings.expected)
+        because = biases(arrived, self._settings.expected)
         oldest = self._oldest_unix_s()
         earlier = [one for one in self._earlier if one.until_unix_s >= oldest]
         ours = Finding(
-            since_unix_s=self._since_unix_s, until_unix_s=now, because=self.because
+            since_unix_s=self._since_unix_s, until_unix_s=now, because=because
         )
-        text = audit([*earlier, *([ours] if ours.because else [])], arrived).to_json()
-        replace_whole(self._settings.folder / AUDIT_FILE, text)
+        found = audit([*earlier, *([ours] if because else [])], arrived)
+        self.because = found.because
+        replace_whole(self._settings.folder / AUDIT_FILE, found.to_json())
 
     def _oldest_unix_s(self) -> float:
         """Return when the oldest file that is still kept was begun."""
         names = [path.name for path in spooled_files(self._settings.folder)]
-        if self._remote is not None:
-            names += self._far
+        names += self._far
         begun = [at for name in names if (at := opened_unix_s(name)) is not None]
         return min(begun, default=self._since_unix_s)
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn
 
 from canary.ingress.reasons import DroppedError, Reason
@@ -17,8 +17,8 @@ class Prompt:
 
     tokens: int
     tokens_from: TokensFrom
-    text: str | None = None
-    messages: list[Any] | None = None
+    text: str | None = field(default=None, repr=False)
+    messages: list[Any] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +28,7 @@ class Asked:
     kind: Literal["chat", "completion"]
     prompts: tuple[Prompt, ...]
     max_tokens: int | None
-    user: str | None
+    user: str | None = field(repr=False)
 
     @property
     def tokens(self) -> int:

@@ -105,7 +105,7 @@ def verdict(sent: list[Sent]) -> tuple[bool, str]:
         )
     return False, (
         f"copies of {size} don't arrive, so long prompts would be missing: raise the "
-        "mirror's limit (Envoy: per_request_buffer_limit_bytes; NGINX: "
+        "mirror's limit (Envoy: per_connection_buffer_limit_bytes; NGINX: "
         "client_max_body_size), or --max-body here"
     )
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from canary.errors import UsageError
 from canary.policy.model import DEFAULT_REGIMES_TOKENS, regime_names
-from canary.policy.units import share
+from canary.policy.units import positive_duration_s, share, tokens
 
 REGIMES = regime_names(DEFAULT_REGIMES_TOKENS)
 """Prompt lengths that are counted and sampled apart: ``<8k`` to ``>=128k`` tokens."""
@@ -67,20 +67,9 @@ class Settings:
         return Path(self.spool) if self.staging is None else self.staging
 
 
-def regime_of(tokens: int) -> str:
-    """Return the name of the regime that a prompt of `tokens` tokens belongs to."""
-    return REGIMES[bisect_right(DEFAULT_REGIMES_TOKENS, tokens)]
-
-
-def capture_of(text: str) -> Capture:
-    """Read ``lengths``, ``redacted`` or ``full``.
-
-    Raises:
-        ValueError: Anything else.
-    """
-    if text not in set(Capture):
-        raise ValueError(f"expected {', '.join(Capture)}; got {text!r}")
-    return Capture(text)
+def regime_of(length_tokens: int) -> str:
+    """Return the name of the regime that a prompt of that length belongs to."""
+    return REGIMES[bisect_right(DEFAULT_REGIMES_TOKENS, length_tokens)]
 
 
 def size_bytes(text: str) -> int:
@@ -114,14 +103,16 @@ def sample_shares(text: str) -> tuple[float, ...]:
 
 
 def regime_shares(text: str, *, rest: bool = False) -> dict[str, float]:
-    """Read ``8k-32k=12%,32k-128k=3%``; `rest` names all others, where it is allowed.
+    """Read ``8k-32k=12%,32k-128k=3%``, or nothing.
+
+    `rest` names all other regimes, where it is allowed.
 
     Raises:
         ValueError: An unknown regime, one that stands twice, or a share that is none.
     """
     allowed = (*REGIMES, "rest") if rest else REGIMES
     shares: dict[str, float] = {}
-    for part in text.split(","):
+    for part in filter(None, text.split(",")):
         name, _, value = (piece.strip() for piece in part.rpartition("="))
         if name not in allowed:
             raise ValueError(
@@ -134,13 +125,54 @@ def regime_shares(text: str, *, rest: bool = False) -> dict[str, float]:
     return shares
 
 
-def read_option(name: str, text: str, read: Callable[[str], _Value]) -> _Value:
-    """Return what `read` makes of an option.
+def read_settings(
+    *,
+    spool: str,
+    staging: Path | None,
+    capture: str,
+    max_body: str,
+    queue_requests: int,
+    queue_tokens: str,
+    sample: str,
+    expected: str,
+    retention: str,
+    roll: str,
+    read_deadline: str,
+    token: bytes | None,
+    hash_key: bytes | None,
+    kill_switch: Path | None,
+) -> Settings:
+    """Return settings from options as people write them.
 
     Raises:
-        UsageError: It can't be read; the sentence begins with the option's name.
+        UsageError: One can't be read; the sentence begins with the option's name.
     """
+    return Settings(
+        spool=spool,
+        staging=staging,
+        capture=_option("--capture", capture, _capture),
+        max_body_bytes=_option("--max-body", max_body, size_bytes),
+        queue_requests=queue_requests,
+        queue_tokens=_option("--queue-tokens", queue_tokens, tokens),
+        sample=_option("--sample", sample, sample_shares),
+        expected=_option("--expected", expected, regime_shares),
+        retention_s=_option("--retention", retention, positive_duration_s),
+        roll_s=_option("--roll", roll, positive_duration_s),
+        read_deadline_s=_option("--read-deadline", read_deadline, positive_duration_s),
+        token=token,
+        hash_key=hash_key,
+        kill_switch=kill_switch,
+    )
+
+
+def _option(name: str, text: str, read: Callable[[str], _Value]) -> _Value:
     try:
         return read(text)
     except ValueError as error:
         raise UsageError(f"{name}: {error}") from error
+
+
+def _capture(text: str) -> Capture:
+    if text not in set(Capture):
+        raise ValueError(f"expected {', '.join(Capture)}; got {text!r}")
+    return Capture(text)

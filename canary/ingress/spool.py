@@ -79,11 +79,15 @@ class Spool:
         finally:
             os.close(twin)
 
-    def close(self) -> None:
-        """Sync and close the file, and leave the folder to others."""
+    def finish(self) -> None:
+        """Sync and close the file."""
         with self._lock:
             self._close()
-            os.close(self._claim)
+
+    def close(self) -> None:
+        """Finish, and leave the folder to others."""
+        self.finish()
+        os.close(self._claim)
 
     def _roll(self) -> None:
         if self._path is None:

@@ -1,13 +1,12 @@
 """Closed files of a spool to where fsspec reaches, each there whole or not at all."""
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import fsspec
 
 from canary.errors import UsageError
-from canary.ingress.spool import opened_unix_s, spooled_files
+from canary.ingress.spool import Spool, opened_unix_s, spooled_files
 
 
 class Remote:
@@ -25,10 +24,11 @@ class Remote:
         self._filesystem: Any = filesystem
         self._folder = folder.rstrip("/")
 
-    def upload(self, staging: Path, *, but: str | None) -> None:
-        """Move every file of `staging` there, `but` the one that still grows."""
-        for path in spooled_files(staging):
-            if path.name == but:
+    def upload(self, spool: Spool) -> None:
+        """Move every file of a spool there but the one that still grows."""
+        for path in spooled_files(spool.folder):
+            # Asked after the listing: a file that was opened since isn't in it.
+            if path.name == spool.open_name:
                 continue
             # Not every file system shows a file only when it is whole; renaming does.
             draft = f"{self._folder}/.{path.name}.part"

@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Condition
 
 from canary.ingress.reasons import Reason
@@ -14,16 +14,18 @@ from canary.ingress.settings import CHARACTERS_PER_TOKEN
 class Copy:
     """A request as it was taken at the door: what is needed of it, and no header more.
 
-    `declared_tokens`, `session` and `request` are what the headers x-prompt-tokens,
-    x-session-id and x-request-id say. `loop` and `answered` are where the door waits.
+    Its `repr` tells nothing that was said: it may end in a log. `arrived_unix_s` is
+    when the body was whole. `declared_tokens`, `session` and `request` are what the
+    headers x-prompt-tokens, x-session-id and x-request-id say. `loop` and `answered`
+    are where the door waits.
     """
 
     arrived_unix_s: float
-    body: bytes
+    body: bytes = field(repr=False)
     encoding: str
     declared_tokens: int | None
-    session: str | None
-    request: str | None
+    session: str | None = field(repr=False)
+    request: str | None = field(repr=False)
     loop: asyncio.AbstractEventLoop
     answered: "asyncio.Future[str]"
 

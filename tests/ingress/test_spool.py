@@ -66,7 +66,13 @@ def test_a_key_is_made_once(tmp_path):
 
 
 def keeper(settings, spool, clock, counts=None):
-    return Keeper(settings, spool=spool, counts=counts or Counts(), wall_clock=clock)
+    return Keeper(
+        settings,
+        spool=spool,
+        counts=counts or Counts(),
+        clock=clock,
+        wall_clock=clock,
+    )
 
 
 def test_old_files_are_removed(tmp_path, spool, clock):
@@ -97,7 +103,7 @@ def test_a_finding_holds_as_long_as_what_it_is_about(tmp_path, spool, clock):
     keeper(settings, spool, clock, counts).tend()
     assert find_audit(str(tmp_path)).biased
 
-    clock.sleep(3600.0)
+    clock.sleep(1800.0)
     keeper(settings, spool, clock).tend()
     found = find_audit(str(tmp_path))
     assert found.biased
@@ -111,18 +117,23 @@ def test_a_finding_holds_as_long_as_what_it_is_about(tmp_path, spool, clock):
     assert not find_audit(str(tmp_path)).biased
 
 
+def tend(ingress):
+    ingress.keeper.tend()
+    ingress.keeper.tend_far()
+
+
 def test_a_spool_behind_a_url(tmp_path, clock):
     """Closed files are uploaded whole and kept no longer here; the audit goes along."""
     settings = Settings(
         spool=f"file://{tmp_path}/far", staging=tmp_path / "near", retention_s=DAY_S
     )
-    ingress = Ingress(settings, wall_clock=clock)
+    ingress = Ingress(settings, clock=clock, wall_clock=clock)
     ingress.spool.append(b"{}\n")
-    ingress.keeper.tend()
+    tend(ingress)
     assert 1 == len(spooled_files(tmp_path / "near"))
 
     clock.sleep(settings.roll_s)
-    ingress.keeper.tend()
+    tend(ingress)
     assert [] == spooled_files(tmp_path / "near")
     (there,) = spooled_files(tmp_path / "far")
     assert b"{}\n" == there.read_bytes()
@@ -130,7 +141,7 @@ def test_a_spool_behind_a_url(tmp_path, clock):
     assert not (tmp_path / "far/ingress.json").exists()
 
     clock.sleep(2 * DAY_S)
-    ingress.keeper.tend()
+    tend(ingress)
     assert [] == spooled_files(tmp_path / "far")
     ingress.start()
     ingress.close()
@@ -143,7 +154,7 @@ def test_what_a_killed_process_staged_is_uploaded_by_the_next(tmp_path, clock):
     (tmp_path / "near").mkdir()
     (tmp_path / "near" / left).write_text("{}\n")
 
-    ingress = Ingress(settings, wall_clock=clock)
+    ingress = Ingress(settings, clock=clock, wall_clock=clock)
     ingress.start()
     ingress.close()
 
@@ -153,20 +164,20 @@ def test_what_a_killed_process_staged_is_uploaded_by_the_next(tmp_path, clock):
 def test_an_upload_that_fails_is_tried_again(tmp_path, clock, caplog):
     """Nothing is lost; it is said once, and seen until it works."""
     settings = Settings(spool=f"file://{tmp_path}/far", staging=tmp_path / "near")
-    ingress = Ingress(settings, wall_clock=clock)
+    ingress = Ingress(settings, clock=clock, wall_clock=clock)
     ingress.spool.append(b"{}\n")
     clock.sleep(settings.roll_s)
     (tmp_path / "far").rmdir()
     (tmp_path / "far").write_text("in the way")
     for _ in range(2):
-        ingress.keeper.tend()
+        tend(ingress)
     assert "uploading" in ingress.keeper.failing
     assert 1 == sum("uploading fails" in line for line in caplog.messages)
     assert 1 == len(spooled_files(tmp_path / "near"))
 
     (tmp_path / "far").unlink()
     (tmp_path / "far").mkdir()
-    ingress.keeper.tend()
+    tend(ingress)
     assert "uploading" not in ingress.keeper.failing
     assert 1 == len(spooled_files(tmp_path / "far"))
     ingress.start()
