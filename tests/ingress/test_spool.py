@@ -1,12 +1,10 @@
-import asyncio
-import json
 import os
 import stat
 
 import pytest
 
 from canary.errors import UsageError
-from canary.ingress.app import Ingress, create_app
+from canary.ingress.app import Ingress
 from canary.ingress.counts import Counts
 from canary.ingress.identity import folder_key
 from canary.ingress.keeper import Keeper, find_audit
@@ -200,35 +198,3 @@ def test_where_a_spool_cant_be(tmp_path, monkeypatch, settings, sentence):
 
     with pytest.raises(UsageError, match=sentence):
         Ingress(Settings(**paths))
-
-
-async def served(app, body):
-    """Serve one request and a lifespan as an ASGI server does; return the answer."""
-    scope = {"type": "http", "headers": [(b"x-session-id", b"s")]}
-    answers = []
-
-    async def send(message):
-        answers.append(message)
-
-    async def receive():
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    messages = iter(["lifespan.startup", "lifespan.shutdown"])
-
-    async def life():
-        return {"type": next(messages)}
-
-    await app(scope, receive, send)
-    await app({"type": "lifespan"}, life, send)
-    return answers
-
-
-def test_any_asgi_server_can_hold_the_door(tmp_path):
-    """The application stands alone, and its server's end is its own."""
-    app = create_app(Settings(spool=str(tmp_path)))
-    answers = asyncio.run(served(app, b'{"prompt": "x"}'))
-
-    assert 202 == answers[0]["status"]
-    assert "lifespan.shutdown.complete" == answers[-1]["type"]
-    (path,) = spooled_files(tmp_path)
-    assert "canary.ingress/1" == json.loads(path.read_text())["schema"]
