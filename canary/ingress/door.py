@@ -121,10 +121,10 @@ class Door:
             raise DroppedError(Reason.UNAUTHORIZED)
         body = await reader.read(headers)
         reader.ended(self._clock)
-        self._counts.measure_body(len(body))
         if _MARK.fullmatch(headers.get(SELFTEST_HEADER, "")):
             self._mark(headers, len(body))
             raise DroppedError(Reason.SELFTEST)
+        self._counts.measure_body(len(body))
         if not body:
             raise DroppedError(Reason.NOT_A_PROMPT)
         loop = asyncio.get_running_loop()

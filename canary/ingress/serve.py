@@ -5,6 +5,7 @@ is out; a connection that does neither would stay for ever. `PatientProtocol` ad
 """
 
 import asyncio
+import math
 import resource
 import signal
 import socket
@@ -159,7 +160,8 @@ def _config(app: Any, *, deadline_s: float) -> uvicorn.Config:  # noqa: ANN401 -
         server_header=False,
         date_header=False,
         timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=5,
+        # Whoever is still sending has his deadline, and a second for the answer.
+        timeout_graceful_shutdown=math.ceil(deadline_s) + 1,
         backlog=_BACKLOG,
     )
 

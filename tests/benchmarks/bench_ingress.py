@@ -8,6 +8,7 @@ then 100 a second through NGINX, with the mirror off and on in turn. Needs `ngin
 import argparse
 import asyncio
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -72,6 +73,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=8.0)
     seconds = parser.parse_args().seconds
+    if shutil.which("nginx") is None:
+        sys.exit("nginx is missing; install it with apt-get install nginx-light")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         ingress = Ingress(folder)

@@ -170,6 +170,17 @@ def test_stopped_it_records_what_waits(start):
     assert all(line["prompt_tokens"] == 25_000 for line in ingress.lines())
 
 
+def test_stopped_it_lets_senders_finish(start):
+    """Who is in the middle of a body at SIGTERM has his deadline; nothing is logged."""
+    ingress = start("--read-deadline", "500ms")
+    connection = raw(ingress, head(100) + b"{")
+    eventually(lambda: ingress.total("received") == 1)
+
+    assert 0 == ingress.stop()
+    assert b"reason=slow" in read_all(connection)
+    assert 1 == len(ingress.said().splitlines())
+
+
 def test_a_full_disk_drops_and_says_so(start):
     """No space: 202 all the same, counted, whole lines only; then it recovers."""
 

@@ -28,6 +28,8 @@ def test_the_shipped_configuration_passes(start, nginx):
     assert all("answer 200; a copy, whole, after " in size for size in sizes)
     assert "copies of every size arrive whole" == verdict
     assert [] == ingress.lines()
+    # Nor is it traffic: its large bodies would hide that others are missing.
+    assert 0 == ingress.metrics()["canary_ingress_body_bytes_count"]
     assert 4 == ingress.total("dropped_total", reason="selftest")
 
 
