@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from canary.arms.base import Completion
-from canary.evidence.observation import Observation
+from canary.evidence.observation import Observation, Status
 from canary.traffic.request import Request
 from canary.variants.base import Generation
 from canary.variants.scoring import score
@@ -13,7 +13,7 @@ def prompt_size(request: Request) -> int:
     """Return the prompt's tokens, or its words where it is text: known beforehand."""
     if request.blocks is not None:
         return request.blocks.length_tokens
-    return len((request.text or "").split())
+    return len((request.text or request.messages or "").split())
 
 
 def observation(
@@ -26,6 +26,7 @@ def observation(
     attempt: int = 1,
     group_items: int | None = None,
     warm: bool = False,
+    send_lag_s: float | None = None,
 ) -> Observation:
     """Return the row of one arm and request.
 
@@ -39,6 +40,7 @@ def observation(
         attempt: How many times the request was sent.
         group_items: How many items the request's group will have.
         warm: Whether it belongs to a warm-up and counts nowhere.
+        send_lag_s: How much later than it could have been sent it was sent.
     """
     made = completion.generation
     times = _times(made, queue_s)
@@ -55,6 +57,7 @@ def observation(
         task=request.task,
         score=_score(request, made) if made else None,
         queue_s=queue_s,
+        send_lag_s=send_lag_s,
         service_s=completion.service_s,
         ttft_s=times.first_token_s,
         ttft_send_s=made.first_token_s if made else None,
@@ -74,6 +77,22 @@ def observation(
         order=order,
         answer=made.answer if made else None,
         error=completion.error,
+    )
+
+
+def unsent(request: Request, arm: str) -> Observation:
+    """Return the row of a request that was shed: no arm got it."""
+    return Observation(
+        request_id=request.request_id,
+        arm=arm,
+        arrived_s=request.arrival_s,
+        status=Status.SHED,
+        prompt_tokens=prompt_size(request),
+        kind=request.kind,
+        session_id=request.session_id,
+        group=request.group,
+        task=request.task,
+        weight=request.weight,
     )
 
 

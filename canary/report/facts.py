@@ -148,12 +148,19 @@ def validity_facts(decision: Decision) -> Facts:
         ),
         ("Load of the baseline", NOT_RECORDED if load is None else f"{load:.0%} busy"),
         ("Void or shed requests", f"{validity.void_share:.2%}"),
+        *_late_fact(validity.late_share),
         ("A/A control", control_in_words(decision)),
         ("Answers missing, baseline", count(validity.missing_baseline)),
         ("Answers missing, candidate", count(validity.missing_candidate)),
         *(("Kernels of " + arm, _seen(seen)) for arm, seen in validity.kernels.items()),
         *(("Device of " + arm, _seen(seen)) for arm, seen in validity.devices.items()),
     )
+
+
+def _late_fact(late_share: float | None) -> Facts:
+    if late_share is None:  # arms take turns, and nothing is sent at its moment
+        return ()
+    return (("Requests sent too late", f"{late_share:.2%}"),)
 
 
 def _seen(values: list[str]) -> str:

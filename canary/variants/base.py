@@ -25,7 +25,7 @@ class Generation:
     end_s: float
     answer: str | None
     kernels: tuple[str, ...]
-    density: float
+    density: float | None
     density_min: float | None = None
     density_max: float | None = None
     compiles: int | None = None
