@@ -126,6 +126,8 @@ class Recorder:
                 written.append(_Written(copy, regime, len(made)))
             except DroppedError as dropped:
                 self._drop(copy, dropped.reason, regime)
+            except RecursionError:  # nested deeper than Python follows
+                self._drop(copy, Reason.BAD_JSON, regime)
             except Exception as error:  # noqa: BLE001 - one copy must not stop all
                 log_place("a copy was dropped", error)
                 self._drop(copy, Reason.INTERNAL, regime)
@@ -251,10 +253,12 @@ def _encoded(line: dict[str, Any]) -> bytes:
 
     Raises:
         DroppedError: A text in it is half a character, which JSON can spell and UTF-8
-            can't.
+            can't, or a number is larger than any that can be written again.
     """
     try:
-        text = json.dumps(line, ensure_ascii=False, separators=(",", ":"))
+        text = json.dumps(
+            line, ensure_ascii=False, allow_nan=False, separators=(",", ":")
+        )
         return text.encode() + b"\n"
-    except UnicodeEncodeError:
+    except ValueError:
         raise DroppedError(Reason.BAD_JSON) from None

@@ -150,7 +150,7 @@ class Ingress:
     def lines(self):
         """Return what is in the spool, oldest first."""
         files = sorted(self.spool.glob("requests-*.jsonl"))
-        return [json.loads(x) for path in files for x in path.read_text().splitlines()]
+        return [json.loads(x) for path in files for x in path.read_bytes().splitlines()]
 
     def stop(self):
         """End it as an operator does; return its exit code."""

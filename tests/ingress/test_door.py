@@ -2,6 +2,7 @@ import asyncio
 import gzip
 import http.client
 import itertools
+import json
 import resource
 import signal
 import socket
@@ -14,6 +15,8 @@ import aiohttp
 import pytest
 import zstandard
 from shadow import CHAT, ROOT, chat, eventually, post
+
+from canary.traffic.spool import SpoolTail, recorded
 
 MIB = 2**20
 
@@ -68,6 +71,52 @@ def read_all(connection):
 def test_every_body_is_answered_and_counted(ingress, body, headers, outcome):
     """202 and nothing else, whatever the body; the header says what became of it."""
     assert outcome == ingress.became(body, headers)
+
+
+@pytest.mark.parametrize("said", ['{"n": 1e999}', '"half a character: \\ud800"'])
+def test_what_cant_be_written_again_is_no_json(start, said):
+    """JSON that Python reads and others won't is dropped, not recorded broken."""
+    ingress = start("--capture", "full")
+    body = f'{{"messages": [{{"role": "user", "content": {said}}}]}}'.encode()
+
+    assert "dropped; reason=bad-json" == ingress.became(body)
+    assert [] == ingress.lines()
+
+
+@pytest.mark.parametrize(("opened", "closed"), [("[", "]"), ('{"a":', "}")])
+def test_depth_breaks_nothing(start, opened, closed):
+    """However deep a body is nested: recorded or dropped by name, and on it goes."""
+    ingress = start("--capture", "redacted")
+    for depth in (100, 300, 450, 900, 990, 5000, 100_000):
+        said = opened * depth + "1" + closed * depth
+        body = f'{{"messages": [{{"role": "user", "content": {said}}}]}}'.encode()
+        assert ingress.became(body) in {"dropped; reason=bad-json", "spooled"}
+
+    assert "spooled" == ingress.became(chat())
+    assert ingress.total("spooled") == len(ingress.lines())
+
+
+@pytest.mark.parametrize("capture", ["lengths", "redacted", "full"])
+def test_what_is_recorded_is_what_a_run_reads(start, capture):
+    """The reader of live traffic takes every line, with its length, weight and text."""
+    ingress = start("--capture", capture)
+    text = 'déjà\u2028vu "quoted" \r\n\t' * 100
+    ingress.became(chat(text, max_tokens=7), {"x-session-id": "s"})
+    ingress.became(b'{"prompt": ["one", "two"]}')
+    ingress.became(b'{"prompt": [1, 2, 3]}')
+
+    read = [recorded(line) for line in SpoolTail(str(ingress.spool)).lines()]
+
+    assert [line["id"] for line in ingress.lines()] == [one.id for one in read]
+    rows = [one.row for one in read]
+    assert [len(text) // 4, 1, 1, 3] == [row.prompt_tokens for row in rows]
+    assert [True, True, True, False] == [row.estimated for row in rows]
+    assert [7, None, None, None] == [row.max_tokens for row in rows]
+    assert [True, False, False, False] == [row.session is not None for row in rows]
+    whole = [json.dumps([{"role": "user", "content": text}], ensure_ascii=False)]
+    kept = capture != "lengths"
+    assert whole * kept == [row.messages for row in rows if row.messages is not None]
+    assert ["one", "two"] * kept == [row.text for row in rows if row.text is not None]
 
 
 def test_any_path_and_method_is_answered(ingress):
