@@ -30,7 +30,7 @@ Staging = Annotated[
     Path | None, typer.Option(help="Where lines wait for their upload to a URL.")
 ]
 Host = Annotated[str, typer.Option(help="Where mirrors send to.")]
-Port = Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)]
+Port = Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65534)]
 Admin = Annotated[
     str | None,
     typer.Option(
