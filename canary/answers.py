@@ -1,6 +1,6 @@
 """From what an arm made of a request to the row that is recorded of it."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from canary.arms.base import Completion
 from canary.evidence.observation import Observation, Status
@@ -45,16 +45,11 @@ def observation(
     made = completion.generation
     times = _times(made, queue_s)
     return Observation(
-        request_id=request.request_id,
+        **_of(request),
         arm=arm,
-        arrived_s=request.arrival_s,
         status=completion.status,
         prompt_tokens=made.prompt_tokens if made else prompt_size(request),
-        kind=request.kind,
-        session_id=request.session_id,
-        group=request.group,
         group_items=group_items,
-        task=request.task,
         score=_score(request, made) if made else None,
         queue_s=queue_s,
         send_lag_s=send_lag_s,
@@ -73,7 +68,6 @@ def observation(
         device=completion.device,
         attempt=attempt,
         warm=warm,
-        weight=request.weight,
         order=order,
         answer=made.answer if made else None,
         error=completion.error,
@@ -83,17 +77,24 @@ def observation(
 def unsent(request: Request, arm: str) -> Observation:
     """Return the row of a request that was shed: no arm got it."""
     return Observation(
-        request_id=request.request_id,
+        **_of(request),
         arm=arm,
-        arrived_s=request.arrival_s,
         status=Status.SHED,
         prompt_tokens=prompt_size(request),
-        kind=request.kind,
-        session_id=request.session_id,
-        group=request.group,
-        task=request.task,
-        weight=request.weight,
     )
+
+
+def _of(request: Request) -> dict[str, Any]:
+    """What a row says of the request, whatever came of it."""
+    return {
+        "request_id": request.request_id,
+        "arrived_s": request.arrival_s,
+        "kind": request.kind,
+        "session_id": request.session_id,
+        "group": request.group,
+        "task": request.task,
+        "weight": request.weight,
+    }
 
 
 def _score(request: Request, made: Generation) -> float | None:

@@ -45,7 +45,7 @@ def new_record(
         command: The command line.
         run: The run's name.
     """
-    quality = sum(request.kind == "quality" for request in plan.requests)
+    quality = len(plan.questions)
     return {
         "schema": SCHEMA,
         "run": run,

@@ -58,8 +58,8 @@ def _late_reason(policy: Policy, books: Books, late_share: float | None) -> list
     limit_ms = policy.send_lag_limit_s * 1000
     reason = (
         f"{books.late:,} of {books.lagged:,} requests ({late_share:.1%}) were sent "
-        f"more than {limit_ms:.3g} ms late, more than {MAX_LATE_SHARE:.0%}: the machine "
-        "that sends can't keep up; give it more cores, or lower traffic.speed"
+        f"over {limit_ms:.3g} ms late, more than {MAX_LATE_SHARE:.0%}: this machine "
+        "can't keep up with sending; give it more cores, or lower traffic.speed"
     )
     return [reason]
 

@@ -83,6 +83,7 @@ def columns(rows: Sequence[TraceRow]) -> TraceRows:
             row.output_tokens,
             session=row.session_id,
             block_ids=tuple(blocks.setdefault(b, len(blocks)) for b in row.block_ids),
+            weight=row.weight,
         )
         building.add(raw, row.index)
     return building.finish()
@@ -224,6 +225,11 @@ def _notices(trace: Trace, rows: TraceRows, own: int, reuse: float | None) -> li
         said.append(
             "prompt lengths are estimated from characters, 4 to a token: regimes are "
             "only roughly right"
+        )
+    if rows.weight is not None:
+        said.append(
+            f"a sample: its rows stand for {rows.weight.sum():,.0f} requests, lengths "
+            "and regimes are those of the rows"
         )
     if reuse:
         said.append(

@@ -26,6 +26,8 @@ Numbers = npt.NDArray[Any]
 _SIZE = (10.5, 6.4)
 _MOST_BINS, _LEAST_BINS, _ROWS_PER_BIN = 240, 8, 4
 _SHORTEST_OF_MEAN = 1e-4
+_MOST_POINTS = 1000
+_LONGEST_NAME = 90
 _LENGTH_BINS_PER_DOUBLING = 4
 _MOST_TICKS = 6
 _STEPS_S = (
@@ -53,7 +55,8 @@ def draw_inspection(trace: Trace, regimes: tuple[int, ...], path: Path) -> None:
         mpl.rcParams.update(settings(PALETTE))
         figure = Figure(figsize=_SIZE, layout="constrained")
         FigureCanvasAgg(figure)
-        title = f"{printable(trace.path)} ({trace.format}), {len(rows):,} rows"
+        name = printable(trace.path)[-_LONGEST_NAME:]
+        title = f"{name} ({trace.format}), {len(rows):,} rows"
         figure.suptitle(title, x=0.01, ha="left", fontsize=11.5)
         (rate, prompts), (outputs, gaps) = figure.subplots(2, 2)
         arrival_s = rows.arrival_s[timed(rows)]
@@ -181,7 +184,17 @@ def _gaps(axes: Axes, arrival_s: Numbers) -> None:
     high = 10 ** np.ceil(np.log10(positive[-1] * 1.01))
     axes.set_ylim(0.5 / len(gaps_s), 1.3)
     axes.set_xlim(low, high)
-    axes.plot(positive, longer, color=PALETTE["good"], lw=2, label="this trace")
+    # Closer together towards the longest, where each one counts on a log scale.
+    back = np.unique(np.geomspace(1, len(positive), _MOST_POINTS).astype(int))
+    shown = len(positive) - back[::-1]
+    axes.plot(
+        [low, *positive[shown]],
+        [longer[0], *longer[shown]],
+        drawstyle="steps-pre",
+        color=PALETTE["good"],
+        lw=2,
+        label="this trace",
+    )
     times_s = np.geomspace(low, high, 200)
     axes.plot(
         times_s,
@@ -191,7 +204,9 @@ def _gaps(axes: Axes, arrival_s: Numbers) -> None:
         ls=(0, (4, 2)),
         label="Poisson, same rate",
     )
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_major_formatter(
+        lambda value, _: f"{value / 1000:g}k" if value >= 1000 else f"{value:g}"
+    )
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_xlabel("gap in seconds, log scale")
     axes.set_ylabel("share of gaps at least so long")

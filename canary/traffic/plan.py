@@ -131,6 +131,7 @@ def _laid_out(recipe: Recipe, speed: float) -> Plan:
         speed=float(speed),
         notes=_notes(recipe, rounds),
         recipe=recipe,
+        asked=laid.questions(),
     )
 
 
@@ -202,6 +203,10 @@ class _Laid:
             again=int(self._again[index]),
         )
 
+    def questions(self) -> tuple[int, ...]:
+        """Return which requests are questions."""
+        return tuple(np.flatnonzero(self._source < 0).tolist())
+
     def order(self, index: int) -> int:
         return stable_seed("order", self._recipe.seed, self._name(index))
 
@@ -212,9 +217,8 @@ class _Laid:
         source = int(self._source[index])
         if source < 0:
             return self._recipe.items[-1 - source].id
-        position = int(self._recipe.selected.rows[source])
-        row = self._recipe.trace.rows[position]
-        return _row_id(self._recipe.trace, row, int(self._again[index]))
+        number = int(self._recipe.selected.index[source])
+        return _row_id(self._recipe.trace, number, int(self._again[index]))
 
 
 def traffic_request(
@@ -239,7 +243,7 @@ def traffic_request(
         again: In which round of a trace that loops, from 0. Each has prompts and
             sessions of its own, or caches would know them all from the second on.
     """
-    name = _row_id(trace, row, again)
+    name = _row_id(trace, row.index, again)
     known = [n for n in (_output_tokens(row), max_output_tokens) if n is not None]
     session = row.session_id
     if session is not None and again:
@@ -274,8 +278,8 @@ def _blocks(trace: Trace, row: TraceRow, seed: int, again: int) -> TokenBlocks:
     return replace(blocks, block_ids=row.block_ids, block_tokens=trace.block_tokens)
 
 
-def _row_id(trace: Trace, row: TraceRow, again: int) -> str:
-    name = f"{trace.format}-{row.index:06d}"
+def _row_id(trace: Trace, index: int, again: int) -> str:
+    name = f"{trace.format}-{index:06d}"
     return f"{name}~{again}" if again else name
 
 

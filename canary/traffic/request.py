@@ -65,7 +65,8 @@ class Plan:
 
     `arm_orders[i]` seeds the order in which the arms answer request `i`.
     `sha256` is the hash of all of it but `notes`, which say in words what was filtered
-    and why. `recipe` is what `canary.traffic.plan.with_speed` needs.
+    and why. `recipe` is what `canary.traffic.plan.with_speed` needs; `asked` says which
+    requests are of kind ``quality``, if that is known.
     """
 
     requests: Sequence[Request] = field(compare=False, repr=False)
@@ -75,8 +76,11 @@ class Plan:
     speed: float
     notes: tuple[str, ...] = ()
     recipe: object = field(default=None, compare=False, repr=False)
+    asked: tuple[int, ...] | None = field(default=None, compare=False, repr=False)
 
     @cached_property
     def questions(self) -> tuple[Request, ...]:
         """The requests of kind ``quality``."""
+        if self.asked is not None:
+            return tuple(self.requests[index] for index in self.asked)
         return tuple(r for r in self.requests if r.kind == "quality")

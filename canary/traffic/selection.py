@@ -58,9 +58,11 @@ class Selection:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Selected:
-    """Rows in order of arrival, as positions in `trace.rows`; the first at 0 s."""
+    """Rows in order of arrival, the first at 0 s: as positions in `trace.rows`, and by
+    the number that each has in its file."""
 
     rows: Ints
+    index: Ints
     at_s: Floats
     weight: Floats
     notes: tuple[str, ...]
@@ -71,6 +73,7 @@ class _Row:
     """What selecting needs to know of a row."""
 
     position: int
+    index: int
     at_s: float
     prompt_tokens: int
     output_tokens: int | None
@@ -97,6 +100,7 @@ def select(trace: Trace, chosen: Selection, *, speed: float, seed: int) -> Selec
     zero_s = rows[0].at_s
     return Selected(
         rows=np.array([row.position for row in rows], np.int64),
+        index=np.array([row.index for row in rows], np.int64),
         at_s=np.array([row.at_s - zero_s for row in rows], np.float64),
         weight=np.array([row.weight for row in rows], np.float64),
         notes=tuple(notes),
@@ -209,6 +213,7 @@ class _Cut:
 def _row(position: int, row: TraceRow) -> _Row:
     return _Row(
         position=position,
+        index=row.index,
         at_s=row.arrival_s,
         prompt_tokens=row.prompt_tokens,
         output_tokens=row.output_tokens,

@@ -129,6 +129,7 @@ class TraceRows(Sequence[TraceRow]):
         output_tokens: Of each row, -1 where unknown.
         session: A number for each row's session, -1 where it has none.
         turn: Within the session.
+        weight: How many requests each row stands for, None where all stand for one.
         blocks: The block ids of all rows, in no particular order.
         estimated: Whether a prompt's length was counted from characters.
         late: How many rows stood later in the file than their arrival says.
@@ -156,7 +157,7 @@ class TraceRows(Sequence[TraceRow]):
         )
         self._think_ns = building.think_ns.sorted(order)
         self._max_tokens = building.max_tokens.sorted(order)
-        self._weight = building.weight.sorted(order)
+        self.weight: Floats | None = building.weight.sorted(order)
         self.estimated = building.estimated
         self.blocks: Ints = np.frombuffer(building.blocks, np.int64)
         ends = building.block_end.values()
@@ -210,7 +211,7 @@ class TraceRows(Sequence[TraceRow]):
             text=text,
             messages=messages,
             max_tokens=None if limit == _NONE else limit,
-            weight=1.0 if self._weight is None else float(self._weight[i]),
+            weight=1.0 if self.weight is None else float(self.weight[i]),
         )
 
     def _think_s(self, i: int) -> float:

@@ -106,8 +106,10 @@ def test_first_two_azure_offsets() -> None:
 
 def test_shipped_conversation_file() -> None:
     """The shipped part of the conversation trace is its first 40 minutes."""
-    trace = read_trace(REPLAY / "azure-conversation-2023.csv.gz")
+    path = REPLAY / "azure-conversation-2023.csv.gz"
+    trace = read_trace(path)
 
+    assert 525_882 == len(gzip.decompress(path.read_bytes()))
     assert ("azure", 14178, 0) == (trace.format, len(trace.rows), trace.bad_row_count)
     assert 2400.2 == round(trace.rows[-1].arrival_s, 1)
     assert () == trace.warnings

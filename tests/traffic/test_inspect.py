@@ -183,3 +183,31 @@ def test_rows_left_out_are_counted(tmp_path: Path) -> None:
 
     assert (2, 0, 1) == (found["rows"], found["bad_rows"], found["left_out"])
     assert "1 not replayed" in render_inspection(found)
+
+
+def test_a_sample_is_called_one() -> None:
+    """Rows with weights stand for more requests than there are rows."""
+    rows = [
+        TraceRow(index=n, arrival_s=n, prompt_tokens=9, output_tokens=9, weight=w)
+        for n, w in enumerate((1.0, 20.0, 4.0))
+    ]
+    trace = Trace(path="t", sha256="", format="ingress", rows=tuple(rows))
+    (warning,) = inspect_trace(trace, REGIMES)["warnings"]
+
+    assert "its rows stand for 25 requests" in warning
+
+
+def test_turns_with_a_time_of_their_own_have_gaps(tmp_path: Path) -> None:
+    """A later turn counts for the rate if it was timed, and not if it follows."""
+    row = {"input_length": 9, "output_length": 5, "hash_ids": [1], "session_id": "a"}
+    stamps: tuple[dict, ...] = ({"timestamp": 0}, {"timestamp": 4000}, {"delay": 9})
+    path = tmp_path / "trace"
+    path.write_text("".join(json.dumps(row | stamp) + "\n" for stamp in stamps))
+    found = inspect_trace(read_trace(path), REGIMES)
+
+    assert (4.0, 0.5, 3.0) == (
+        found["duration_s"],
+        found["rate_rps"],
+        found["turns_per_session"],
+    )
+    assert found["warnings"][0].startswith("1 rows are later turns")
