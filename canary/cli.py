@@ -1,5 +1,5 @@
-"""The command line: with `canary.cli_plan` and `canary.cli_runs` all that prints, exits
-and wires together.
+"""The command line: with `canary.cli_plan`, `canary.cli_runs` and `canary.cli_ingress`
+all that prints, exits and wires together.
 
 Commands import what they need when they are called: `canary validate` must not wait
 for torch, nor `canary --help` for anything.
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from canary import __version__, cli_plan, cli_runs
+from canary import __version__, cli_ingress, cli_plan, cli_runs
 from canary.cli_plan import PolicyFiles, load_for_run
 from canary.cli_runs import AsJson, RunArgument, finish
 from canary.errors import CanaryError, ExitCode, UsageError
@@ -46,6 +46,7 @@ replay = typer.Typer(no_args_is_help=True, help="Look at traffic before replayin
 app.add_typer(replay, name="replay")
 app.add_typer(cli_plan.app)
 app.add_typer(cli_runs.app)
+app.add_typer(cli_ingress.app)
 
 IN_PROCESS = "in this process"
 
