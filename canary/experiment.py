@@ -43,7 +43,7 @@ from canary.traffic.live import LiveFeed, LiveTraffic
 from canary.traffic.plan import with_speed
 from canary.traffic.request import Plan
 from canary.warmup import speed_for, warm_up
-from canary.watches import INTERRUPTED, Listener, arms_of
+from canary.watches import INTERRUPTED, Doubts, Listener, arms_of
 
 _WARM_UP_REQUESTS = 12
 
@@ -107,9 +107,11 @@ def execute(
                 record["live"] = {"began_unix_s": place.wall_clock()}
                 live = _live_feed(prepared.live, record, place)
             write_run(folder, record)
-            given = _Given(prepared.policies, plan, arms, journal, live=live)
+            given = _Given(
+                prepared.policies, plan, arms, journal, prepared.doubts, live=live
+            )
             runner = _runner(given, place, run=record["run"], listener=listener)
-            _finish(folder, record, runner, journal, live)
+            _finish(folder, record, runner, given)
     return conclude(folder, prepared.policies)
 
 
@@ -148,9 +150,17 @@ def resume(
         if prepared.live is not None:
             live = _live_feed(prepared.live, record, place, counting)
         earlier = _by_request(counting)
-        given = _Given(policies, plan, arms, journal, live=live, earlier=earlier)
+        given = _Given(
+            policies,
+            plan,
+            arms,
+            journal,
+            prepared.doubts,
+            live=live,
+            earlier=earlier,
+        )
         runner = _runner(given, place, run=record["run"], listener=listener)
-        _finish(folder, record, runner, journal, live)
+        _finish(folder, record, runner, given)
     return conclude(folder, policies)
 
 
@@ -162,6 +172,7 @@ class _Given:
     plan: Plan
     arms: Mapping[str, Arm]
     journal: Journal
+    doubts: Doubts
     live: LiveFeed | None = None
     earlier: Iterable[Sequence[Observation]] = ()
 
@@ -181,6 +192,7 @@ def _runner(
             earlier=given.earlier,
             live=given.live,
             run=run,
+            doubts=given.doubts,
             listener=listener,
         )
     return Runner(
@@ -192,6 +204,7 @@ def _runner(
         live=given.live,
         gpus=_gpus(given.arms),
         run=run,
+        doubts=given.doubts,
         clock=place.clock,
         sleep=place.sleep,
         listener=listener,
@@ -255,17 +268,17 @@ def _finish(
     folder: RunFolder,
     record: dict[str, Any],
     runner: Runner | SideBySide,
-    journal: Journal,
-    live: LiveFeed | None,
+    given: _Given,
 ) -> None:
     played = runner.run()
-    if live is not None:
-        record["live"] |= live.counts(record["live"])
+    record["doubts"] = list(given.doubts())
+    if given.live is not None:
+        record["live"] |= given.live.counts(record["live"])
     record |= {
         "ended": played.reason,
         "ends": {name: _end(end) for name, end in played.ends.items()},
         "elapsed_s": played.elapsed_s,
-        "wall_s": journal.elapsed_s,
+        "wall_s": given.journal.elapsed_s,
         "peak_memory_bytes": process_peak_bytes() + sum(played.peak_bytes.values()),
     }
     for name, peak in played.peak_bytes.items():
@@ -286,6 +299,7 @@ def conclude(folder: RunFolder, policies: Sequence[Policy]) -> tuple[Decision, .
                 run=record["run"],
                 ended=ended_of(record, policy.name, policy.sha256),
                 questions=record.get("questions"),
+                doubts=record.get("doubts", ()),
                 repeat=_repeat(record),
             ),
             override=overrides.get(policy.name),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from canary.errors import PolicyError, TrafficError
+from canary.ingress.keeper import AUDIT_FILE, find_audit
 from canary.policy.load import fault_at
 from canary.policy.model import Policy
 from canary.policy.traffic import LoadTarget
@@ -30,10 +31,14 @@ class Prepared:
     plan: Plan
     live: LiveTraffic | None = None
 
-    @property
-    def endpoints(self) -> bool:
-        """Whether the arms are servers that run elsewhere."""
-        return self.policies[0].baseline.is_endpoint
+    def doubts(self) -> tuple[str, ...]:
+        """Return why what an ingress has recorded so far is no fair sample."""
+        source = self.policies[0].traffic.source
+        known = "://" in source or Path(source, AUDIT_FILE).exists()
+        if self.trace.format != "ingress" or not known:
+            return ()
+        audit = find_audit(source)
+        return audit.because if audit.biased else ()
 
 
 def prepare(policies: tuple[Policy, ...], *, seed: int) -> Prepared:

@@ -26,7 +26,7 @@ from canary.traffic.live import MOST_BEHIND_S, LiveFeed
 from canary.traffic.request import Plan, Request
 from canary.traffic.seeds import stable_uniform
 from canary.warmup import warm_up
-from canary.watches import END_OF_TRAFFIC, INTERRUPTED, Listener, Watches
+from canary.watches import END_OF_TRAFFIC, INTERRUPTED, Doubts, Listener, Watches
 
 _DEATHS_ARE_EVIDENCE = 2
 _REVIVAL_REQUESTS = 3
@@ -78,6 +78,7 @@ class Runner:
         live: Live traffic, if that is what is sent.
         gpus: How many GPUs the arms hold, which budgets are counted in.
         run: The run's name, for the decisions that the listener may ask for.
+        doubts: Says why the traffic is no fair sample.
         clock: Monotonic seconds.
         sleep: Waits for so many seconds.
         listener: Is told what happens.
@@ -94,12 +95,18 @@ class Runner:
         live: LiveFeed | None = None,
         gpus: int = 0,
         run: str = "",
+        doubts: Doubts = tuple,
         clock: Clock,
         sleep: Callable[[float], None],
         listener: Listener,
     ) -> None:
         self._watches = Watches(
-            policies, questions_of(plan), gpus=gpus, run=run, listener=listener
+            policies,
+            questions_of(plan),
+            gpus=gpus,
+            run=run,
+            doubts=doubts,
+            listener=listener,
         )
         self._plan = plan
         self._arms = dict(arms)

@@ -21,7 +21,14 @@ from canary.runner import Played, control_takes, group_items_of, questions_of
 from canary.traffic.feed import Due, Feed, PlanFeed
 from canary.traffic.live import LiveFeed
 from canary.traffic.request import Plan
-from canary.watches import DECIDED, END_OF_TRAFFIC, INTERRUPTED, Listener, Watches
+from canary.watches import (
+    DECIDED,
+    END_OF_TRAFFIC,
+    INTERRUPTED,
+    Doubts,
+    Listener,
+    Watches,
+)
 
 _LEAD_S = 0.5
 _AHEAD_S = 10.0
@@ -45,6 +52,7 @@ class SideBySide:
         live: Live traffic, if that is what is sent.
         timeout_s: How long a request may take.
         run: The run's name, for the decisions that the listener may ask for.
+        doubts: Says why the traffic is no fair sample.
         listener: Is told what happens.
     """
 
@@ -59,10 +67,16 @@ class SideBySide:
         earlier: Iterable[Sequence[Observation]] = (),
         live: LiveFeed | None = None,
         run: str = "",
+        doubts: Doubts = tuple,
         listener: Listener,
     ) -> None:
         self._watches = Watches(
-            policies, questions_of(plan), gpus=0, run=run, listener=listener
+            policies,
+            questions_of(plan),
+            gpus=0,
+            run=run,
+            doubts=doubts,
+            listener=listener,
         )
         self._plan = plan
         self._arms = tuple(arms)

@@ -22,6 +22,7 @@ def validity_of(
     late_share = books.late / books.lagged if books.lagged else None
     control = evidence.control_kernels
     reasons = [
+        *evidence.doubts,
         *_void_reason(books, void_share),
         *_late_reason(policy, books, late_share),
         *_loss_reason(policy, lost_a, lost_b),

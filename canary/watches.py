@@ -22,6 +22,10 @@ BUDGET = "budget spent"
 INTERRUPTED = "interrupted"
 
 
+Doubts = Callable[[], tuple[str, ...]]
+"""Says why the traffic is no fair sample, in sentences; none if nothing does."""
+
+
 class Listener(Protocol):
     """Is told what happens while it happens: a live view, or nothing."""
 
@@ -131,6 +135,7 @@ class Watches:
         questions: How many groups each task's questions are.
         gpus: How many GPUs the arms hold, which budgets are counted in.
         run: The run's name, for the decisions that the listener may ask for.
+        doubts: Says, at each look, why the traffic is no fair sample.
         listener: Is told of looks.
     """
 
@@ -141,8 +146,10 @@ class Watches:
         *,
         gpus: int,
         run: str,
+        doubts: Doubts,
         listener: Listener,
     ) -> None:
+        self._doubts = doubts
         self._watches = [_Watch.over(policy, questions) for policy in policies]
         self._gpus = gpus
         self._run = run
@@ -186,6 +193,7 @@ class Watches:
 
     def _look(self, watch: _Watch) -> None:
         self._fold(watch)
+        watch.evidence.doubts = self._doubts()
         weighed = watch.assessment.look(watch.next_look_s)
         found = weighed.look
         watch.looks.append(found)
