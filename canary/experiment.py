@@ -105,6 +105,7 @@ def execute(
             live = None
             if prepared.live is not None:
                 record["live"] = {"began_unix_s": place.wall_clock()}
+                record["plan"]["notes"] = []  # of a plan that only warms up
                 live = _live_feed(prepared.live, record, place)
             write_run(folder, record)
             given = _Given(

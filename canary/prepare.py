@@ -18,6 +18,10 @@ from canary.traffic.validation import ValidationSet, read_validation
 from canary.variants.vocabulary import UnknownWordError, encode
 
 
+_TO_WARM_UP_WITH = 1000
+"""Requests of what live traffic has left before: enough of every length."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
     """What will be sent and to whom, before anything has been started.
@@ -79,7 +83,8 @@ def prepare(policies: tuple[Policy, ...], *, seed: int) -> Prepared:
 def _selection(policies: Sequence[Policy]) -> Selection:
     traffic = policies[0].traffic
     if traffic.follow:
-        return Selection(max_output_tokens=traffic.max_output_tokens)
+        most = traffic.max_output_tokens
+        return Selection(max_output_tokens=most, requests=_TO_WARM_UP_WITH)
     crop = traffic.crop
     longest_s = max(policy.decision.max_duration_s for policy in policies)
     return Selection(

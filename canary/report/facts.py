@@ -49,7 +49,7 @@ def _listed(values: Mapping[str, Any] | None) -> str:
     return ", ".join(f"{key} {value}" for key, value in values.items())
 
 
-def _plan_facts(run: Mapping[str, Any]) -> Facts:
+def _plan_facts(run: dict[str, Any]) -> Facts:
     speed = recorded(run, "speed")
     return (
         ("Requests planned", count(recorded(run, "plan", "requests"))),
@@ -59,7 +59,7 @@ def _plan_facts(run: Mapping[str, Any]) -> Facts:
     )
 
 
-def _live_facts(run: Mapping[str, Any]) -> Facts:
+def _live_facts(run: dict[str, Any]) -> Facts:
     return (
         ("Traffic", "live, as it came"),
         ("Questions", count(recorded(run, "plan", "quality_requests"))),
