@@ -111,7 +111,9 @@ def send(
         found.cpu_s, found.peak_mib = _cpu_s() - before_s, _peak_mib()
         found.truth = {arm: token_server.stamps(port) for arm, port in ports.items()}
     theirs_s = _busy_s() - busy_s - (_cpu_s() - all_s)
-    found.others = theirs_s / (time.monotonic() - began_s) / (os.cpu_count() or 1)
+    machine_s = (time.monotonic() - began_s) * (os.cpu_count() or 1)
+    # Linux counts everybody's time in ticks, which may come to less than ours.
+    found.others = max(0.0, theirs_s) / machine_s
     return found
 
 
@@ -172,7 +174,7 @@ def bar(name: str, value: float, limit: float, unit: str, others: str) -> None:
 
 def table(title: str, found: Measured, arm: str) -> None:
     """Print how the delays are distributed."""
-    print(f"{title}; others used {found.others:.0%} of the machine")
+    print(f"{title}; others used about {found.others:.0%} of the machine")
     print(f"  {'ms':30}{'p50':>9}{'p90':>9}{'p99':>9}{'max':>9}")
     for name, values in (
         ("lag", found.lags_ms(arm)),
