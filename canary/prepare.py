@@ -17,7 +17,6 @@ from canary.traffic.selection import Selection
 from canary.traffic.validation import ValidationSet, read_validation
 from canary.variants.vocabulary import UnknownWordError, encode
 
-
 _TO_WARM_UP_WITH = 1000
 """Requests of what live traffic has left before: enough of every length."""
 

@@ -172,15 +172,18 @@ class SideBySide:
         return control_takes(due.request, self._control_share, self._plan.seed)
 
     def _take(self, timeout_s: float) -> None:
+        self._collect(timeout_s)
+        while self._next in self._back:
+            self._record(self._back.pop(self._next))
+            self._next += 1
+
+    def _collect(self, timeout_s: float) -> None:
         deliveries = self._sender.taken(timeout_s)
         for delivery in deliveries:
             self._back[delivery.index] = delivery
         if not deliveries:
             self._listener.waiting()
             self._journal.commit_if_due()
-        while self._next in self._back:
-            self._record(self._back.pop(self._next))
-            self._next += 1
 
     def _record(self, delivery: Delivery) -> None:
         due, names = self._offered.pop(delivery.index)
@@ -218,8 +221,7 @@ class SideBySide:
         """Wait for what has been sent: leaving out what is slow would be unfair."""
         for index in self._sender.drop():
             del self._offered[index]
-        sent = sorted(self._offered)
-        while sent and self._next <= sent[-1]:
-            self._take(_HEARTBEAT_S)
-            while self._next not in self._offered and self._next <= sent[-1]:
-                self._next += 1
+        for index in sorted(self._offered):
+            while index not in self._back:
+                self._collect(_HEARTBEAT_S)
+            self._record(self._back.pop(index))

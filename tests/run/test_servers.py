@@ -26,7 +26,7 @@ gates:
   - {{metric: errors, margin: 10%}}
 decision:
   min_duration: {least}
-  max_duration: 2m
+  max_duration: {most}
   min_pairs: 50
   look_every: 1s
   block: request
@@ -61,6 +61,7 @@ def policy(servers, tmp_path):
             served=served,
             traffic=traffic,
             least=ports.get("least", "2s"),
+            most=ports.get("most", "2m"),
         )
         (tmp_path / "policy.yaml").write_text(text)
         return tmp_path
@@ -147,6 +148,28 @@ def test_a_queue_counts_as_latency(policy, canary):
     assert late["latency_s"] - early["latency_s"] > 3 * (
         late["service_s"] - early["service_s"]
     )
+
+
+def test_at_the_deadline_what_was_sent_still_counts(policy, canary):
+    """What is slow isn't left out for it; what was never sent is in no row."""
+    cwd = policy(
+        every_s=0.004,
+        traffic=", max_in_flight: 2",
+        count=1000,
+        least="1s",
+        most="1s",
+    )
+
+    done = canary("run", "policy.yaml", "--out", "run", cwd=cwd)
+
+    rows = rows_of(cwd / "run")
+    dense, sparse = ids_of(rows), ids_of(rows, "sparse")
+    assert 4 == done.returncode
+    assert "max_duration reached" in (cwd / "run" / "run.json").read_text()
+    assert dense == sparse
+    assert {"ok"} == {row["status"] for row in rows}
+    assert [f"azure-{n:06d}" for n in range(len(dense))] == dense
+    assert 20 < len(dense) < 500
 
 
 def test_a_server_that_is_not_there_is_one_sentence(policy, canary):
