@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jsonschema
 import pytest
@@ -12,6 +12,8 @@ import yaml
 from canary.policy.explain import explain
 from canary.policy.load import load_policy
 from canary.policy.schema import json_schema
+from canary.policy.traffic import Format
+from canary.traffic.names import FORMATS
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted((ROOT / "policies").glob("*.yaml"))
@@ -140,3 +142,8 @@ def test_a_policy_is_explained_in_plain_sentences(
 ) -> None:
     """`canary validate` says what is compared, and when it promotes and rolls back."""
     golden(f"explained-{path.stem}.txt", explain(load_policy(path)) + "\n")
+
+
+def test_a_policy_may_name_every_format_that_is_read() -> None:
+    """A format that is added is in the policy's words too."""
+    assert ("auto", *FORMATS) == get_args(Format)
