@@ -99,10 +99,11 @@ def _plans(
     from canary.evidence.reading import read_observations
     from canary.planning.pilot import notes_on
     from canary.planning.planner import plan_run
-    from canary.prepare import prepare
+    from canary.prepare import expected_plan, prepare
     from canary.record import read_run
 
     prepared = prepare(load_for_run(paths), seed=seed)
+    plan, basis = expected_plan(prepared)
     observations, record = None, {}
     if pilot is not None:
         if not pilot.exists():
@@ -113,10 +114,10 @@ def _plans(
         typer.echo("simulating runs, which can take a minute a policy", err=True)
     return plan_run(
         prepared.policies,
-        prepared.plan,
+        plan,
         pilot=observations,
         simulation=simulation,
-        notes=notes_on(record, prepared.trace.sha256),
+        notes=[*basis, *notes_on(record, prepared.trace.sha256)],
     )
 
 

@@ -79,6 +79,32 @@ def prepare(policies: tuple[Policy, ...], *, seed: int) -> Prepared:
     )
 
 
+def expected_plan(prepared: Prepared) -> tuple[Plan, tuple[str, ...]]:
+    """Return what a run can be expected to send, and in words what that rests on.
+
+    Raises:
+        TrafficError: Live traffic has left too little to go by.
+    """
+    if prepared.live is None:
+        return prepared.plan, ()
+    policies = prepared.policies
+    longest_s = max(policy.decision.max_duration_s for policy in policies)
+    plan = make_plan(
+        prepared.trace,
+        [item for one in prepared.validation for item in one.items],
+        Selection(
+            max_output_tokens=prepared.live.max_output_tokens,
+            crop_from_s=max(prepared.trace.rows[-1].arrival_s - longest_s, 0.0),
+            regimes=prepared.live.boundaries,
+            shares=prepared.live.shares,
+            loop_for_s=longest_s,
+            items_for_s=prepared.live.questions_for_s,
+        ),
+        seed=prepared.plan.seed,
+    )
+    return plan, ("live traffic is taken to go on as it was recorded last",)
+
+
 def _selection(policies: Sequence[Policy]) -> Selection:
     traffic = policies[0].traffic
     if traffic.follow:

@@ -246,3 +246,16 @@ def test_a_biased_sample_is_never_promoted(stage):
     assert "invalid" == decision.verdict
     assert "no body is larger than 1 MiB" in decision.because
     assert {"invalid"} == {found.verdict for _, found in listener.looks}
+
+
+def test_a_plan_takes_live_traffic_to_go_on(stage, canary):
+    """What comes is counted as if what was recorded came again and again."""
+    ingress, folder, _, _ = stage
+    ingress.record(*(-100.0 + n for n in range(50)))
+
+    done = canary("plan", "live.yaml", "--json", cwd=folder.root.parent)
+
+    [found] = json.loads(done.stdout)["policies"]
+    assert 0 == done.returncode
+    assert 595 <= found["requests"] <= 605
+    assert any("as it was recorded last" in note for note in found["notes"])
