@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := reports/demo
 
-.PHONY: demo test lint bench soak clean
+.PHONY: demo test lint packages bench soak clean
 
 # Installs again whenever the requirements change.
 .venv/installed: pyproject.toml constraints.txt
@@ -24,13 +24,15 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The report is checked in a real browser; Debian's is the one that we install.
-test: lint
-	@command -v chromium > /dev/null || { apt-get update -qq && \
-		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium > /dev/null; }
+# The report is checked in a real browser, the ingress behind a real proxy: Debian's.
+packages:
+	@command -v chromium > /dev/null && test -x /usr/sbin/nginx || { apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium nginx-light > /dev/null; }
+
+test: lint packages
 	$(BIN)/pytest
 
-bench: .venv/installed
+bench: .venv/installed packages
 	@for script in tests/benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
 
 # Half an hour, killed four times on the way.

@@ -1,9 +1,9 @@
 """From what an arm made of a request to the row that is recorded of it."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from canary.arms.base import Completion
-from canary.evidence.observation import Observation
+from canary.evidence.observation import Observation, Status
 from canary.traffic.request import Request
 from canary.variants.base import Generation
 from canary.variants.scoring import score
@@ -13,7 +13,7 @@ def prompt_size(request: Request) -> int:
     """Return the prompt's tokens, or its words where it is text: known beforehand."""
     if request.blocks is not None:
         return request.blocks.length_tokens
-    return len((request.text or "").split())
+    return len((request.text or request.messages or "").split())
 
 
 def observation(
@@ -26,6 +26,7 @@ def observation(
     attempt: int = 1,
     group_items: int | None = None,
     warm: bool = False,
+    send_lag_s: float | None = None,
 ) -> Observation:
     """Return the row of one arm and request.
 
@@ -39,22 +40,19 @@ def observation(
         attempt: How many times the request was sent.
         group_items: How many items the request's group will have.
         warm: Whether it belongs to a warm-up and counts nowhere.
+        send_lag_s: How much later than it could have been sent it was sent.
     """
     made = completion.generation
     times = _times(made, queue_s)
     return Observation(
-        request_id=request.request_id,
+        **_of(request),
         arm=arm,
-        arrived_s=request.arrival_s,
         status=completion.status,
         prompt_tokens=made.prompt_tokens if made else prompt_size(request),
-        kind=request.kind,
-        session_id=request.session_id,
-        group=request.group,
         group_items=group_items,
-        task=request.task,
         score=_score(request, made) if made else None,
         queue_s=queue_s,
+        send_lag_s=send_lag_s,
         service_s=completion.service_s,
         ttft_s=times.first_token_s,
         ttft_send_s=made.first_token_s if made else None,
@@ -70,11 +68,33 @@ def observation(
         device=completion.device,
         attempt=attempt,
         warm=warm,
-        weight=request.weight,
         order=order,
         answer=made.answer if made else None,
         error=completion.error,
     )
+
+
+def unsent(request: Request, arm: str) -> Observation:
+    """Return the row of a request that was shed: no arm got it."""
+    return Observation(
+        **_of(request),
+        arm=arm,
+        status=Status.SHED,
+        prompt_tokens=prompt_size(request),
+    )
+
+
+def _of(request: Request) -> dict[str, Any]:
+    """What a row says of the request, whatever came of it."""
+    return {
+        "request_id": request.request_id,
+        "arrived_s": request.arrival_s,
+        "kind": request.kind,
+        "session_id": request.session_id,
+        "group": request.group,
+        "task": request.task,
+        "weight": request.weight,
+    }
 
 
 def _score(request: Request, made: Generation) -> float | None:

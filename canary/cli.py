@@ -1,5 +1,5 @@
-"""The command line: with `canary.cli_plan` and `canary.cli_runs` all that prints, exits
-and wires together.
+"""The command line: with `canary.cli_plan`, `canary.cli_runs` and `canary.cli_ingress`
+all that prints, exits and wires together.
 
 Commands import what they need when they are called: `canary validate` must not wait
 for torch, nor `canary --help` for anything.
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from canary import __version__, cli_plan, cli_runs
+from canary import __version__, cli_ingress, cli_plan, cli_runs
 from canary.cli_plan import PolicyFiles, load_for_run
 from canary.cli_runs import AsJson, RunArgument, finish
 from canary.errors import CanaryError, ExitCode, UsageError
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from canary.evidence.journal import RunFolder
     from canary.experiment import Place
     from canary.policy.model import Policy
-    from canary.runner import Listener
+    from canary.policy.traffic import Traffic
+    from canary.watches import Listener
 
 app = typer.Typer(
     name="canary",
@@ -45,6 +46,7 @@ replay = typer.Typer(no_args_is_help=True, help="Look at traffic before replayin
 app.add_typer(replay, name="replay")
 app.add_typer(cli_plan.app)
 app.add_typer(cli_runs.app)
+app.add_typer(cli_ingress.app)
 
 IN_PROCESS = "in this process"
 
@@ -69,14 +71,15 @@ def run(
     """Send the same traffic through all variants and judge every policy."""
     from canary import experiment
     from canary.evidence.journal import RunFolder
+    from canary.prepare import prepare
 
     loaded = load_for_run(policies)
-    prepared = experiment.prepare(loaded, seed=seed)
+    prepared = prepare(loaded, seed=seed)
     name = loaded[0].name if len(loaded) == 1 else "run"
     stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
     folder = RunFolder(out or Path("reports") / f"{name}-{stamp}")
     with _interruptible(folder), ExitStack() as stack:
-        place = _place(stack, address=address, local=local)
+        place = _place(stack, loaded, address=address, local=local)
         decisions = experiment.execute(
             prepared,
             folder,
@@ -102,7 +105,7 @@ def resume(
     local = local or (address is None and read_run(folder)["where"] == IN_PROCESS)
     policies = experiment.kept_policies(folder)
     with _interruptible(folder), ExitStack() as stack:
-        place = _place(stack, address=address, local=local)
+        place = _place(stack, policies, address=address, local=local)
         listener = _listener(stack, folder, policies)
         decisions = experiment.resume(folder, place, listener=listener)
     finish(folder, policies, decisions)
@@ -143,19 +146,54 @@ def doctor(as_json: AsJson = False) -> None:
 
 @replay.command()
 def inspect(
-    trace: Annotated[Path, typer.Argument(metavar="TRACE", help="A trace file.")],
+    trace: Annotated[
+        str, typer.Argument(metavar="TRACE", help="A file, glob, folder or URL.")
+    ],
+    *,
     as_json: AsJson = False,
+    format_name: Annotated[
+        str, typer.Option("--format", help="auto, or the name of a format.")
+    ] = "auto",
+    columns: Annotated[
+        str, typer.Option(help="What is what: arrival=ts,prompt_tokens=tokens_in.")
+    ] = "",
+    picture: Annotated[
+        Path | None, typer.Option(help="Draw it too: FILE.png or FILE.svg.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seeds what is drawn.", min=0)] = 0,
 ) -> None:
     """Say what a trace holds: rows, lengths, regimes, burstiness, warnings."""
+    from canary.planning.chart import refuse_kind
     from canary.policy.model import DEFAULT_REGIMES_TOKENS
     from canary.traffic.formats import read_trace
     from canary.traffic.inspect import inspect_trace, render_inspection
 
-    found = inspect_trace(read_trace(trace), DEFAULT_REGIMES_TOKENS)
+    if picture is not None:
+        refuse_kind(picture)
+    read = read_trace(trace, format=format_name, columns=_columns(columns), seed=seed)
+    found = inspect_trace(read, DEFAULT_REGIMES_TOKENS)
+    if picture is not None:
+        from canary.traffic.picture import draw_inspection
+
+        draw_inspection(read, DEFAULT_REGIMES_TOKENS, picture)
     if as_json:
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
     else:
         typer.echo(render_inspection(found))
+
+
+def _columns(text: str) -> dict[str, str]:
+    """Read ``arrival=ts,prompt_tokens=tokens_in``."""
+    found: dict[str, str] = {}
+    for part in filter(None, text.split(",")):
+        name, equals, column = (piece.strip() for piece in part.partition("="))
+        if not (name and equals and column) or name in found:
+            raise UsageError(
+                f"--columns: {part!r} is not NAME=COLUMN, or NAME stands twice; write "
+                "--columns arrival=ts,prompt_tokens=tokens_in"
+            )
+        found[name] = column
+    return found
 
 
 @app.callback(invoke_without_command=True)
@@ -187,12 +225,20 @@ def _listener(
     )
 
 
-def _place(stack: ExitStack, *, address: str | None, local: bool) -> "Place":
+def _place(
+    stack: ExitStack,
+    policies: "tuple[Policy, ...]",
+    *,
+    address: str | None,
+    local: bool,
+) -> "Place":
     from canary.experiment import Place
     from canary.variants import build
 
     if local and address:
         raise UsageError("--local and --address exclude each other; give one of them")
+    if policies[0].baseline.is_endpoint:
+        return _elsewhere(policies[0].traffic, address)
     if local:
         from canary.arms.local import start_local_arms
 
@@ -209,6 +255,24 @@ def _place(stack: ExitStack, *, address: str | None, local: bool) -> "Place":
     where = stack.enter_context(ray_cluster(address))
     _stop_in_order()
     return Place(where=where, start_arms=partial(start_ray_arms, build=build))
+
+
+def _elsewhere(traffic: "Traffic", address: str | None) -> "Place":
+    from canary.arms.endpoint.arm import start_endpoint_arms
+    from canary.experiment import Place
+
+    if address:
+        raise UsageError(
+            "--address names a Ray cluster, but both variants are servers that run "
+            "already; leave it out"
+        )
+    start = partial(
+        start_endpoint_arms,
+        max_in_flight=traffic.max_in_flight,
+        on_overload=traffic.on_overload,
+    )
+    _stop_in_order()
+    return Place(where="servers elsewhere", start_arms=start)
 
 
 @contextmanager

@@ -95,14 +95,14 @@ def load_for_run(paths: list[Path]) -> "tuple[Policy, ...]":
 def _plans(
     paths: list[Path], pilot: Path | None, seed: int, simulation: "Simulation | None"
 ) -> "tuple[PolicyPlan, ...]":
-    from canary import experiment
     from canary.evidence.journal import RunFolder
     from canary.evidence.reading import read_observations
     from canary.planning.pilot import notes_on
     from canary.planning.planner import plan_run
+    from canary.prepare import prepare
     from canary.record import read_run
 
-    prepared = experiment.prepare(load_for_run(paths), seed=seed)
+    prepared = prepare(load_for_run(paths), seed=seed)
     observations, record = None, {}
     if pilot is not None:
         if not pilot.exists():

@@ -204,6 +204,7 @@ def _decide(paths: "Sequence[Path]", policies: "Sequence[Policy]") -> "list[Deci
                 [ended_of(record, one.name, one.sha256) for record in records]
             ),
             questions=_questions(one, records),
+            doubts=[told for record in records for told in record.get("doubts", ())],
         )
         for one in policies
     ]

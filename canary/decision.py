@@ -161,7 +161,8 @@ class Validity:
     """Whether the evidence can be trusted; `reasons` say why not, one sentence each.
 
     The A/A control answers `control_share` of the requests if the policy asks for it;
-    so far it has answered `control_pairs` beside the baseline.
+    so far it has answered `control_pairs` beside the baseline. `late_share` of the
+    pairs were sent too late; None where arms take turns.
     """
 
     valid: bool
@@ -172,6 +173,7 @@ class Validity:
     baseline_load: float | None
     kernels: dict[str, list[str]]
     devices: dict[str, list[str]]
+    late_share: float | None = None
     control_share: float = 0.0
     control_pairs: int = 0
     control: tuple[Control, ...] = ()

@@ -5,21 +5,21 @@ nothing by itself: the command line says where arms run and shows what happens.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain, groupby
-from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from canary.arms.base import Arm
+from canary.arms.endpoint.arm import EndpointArm
 from canary.arms.server import process_peak_bytes
 from canary.clock import Clock
 from canary.decision import Decision
-from canary.errors import ArmError, PolicyError, TrafficError, UsageError
+from canary.errors import ArmError, UsageError
 from canary.evidence.journal import (
     Journal,
     RunFolder,
@@ -27,21 +27,23 @@ from canary.evidence.journal import (
     write_atomically,
 )
 from canary.evidence.lease import Lease
-from canary.evidence.observation import Observation, from_table
+from canary.evidence.observation import SCHEMA, Observation, from_table
 from canary.evidence.reading import read_observations
 from canary.judge import Ended, judge
 from canary.overrides import last_overrides
-from canary.policy.load import fault_at, load_policies
-from canary.policy.model import LoadTarget, Policy, VariantSpec, variant_name
+from canary.policy.load import load_policies
+from canary.policy.model import Policy, VariantSpec, variant_name
+from canary.policy.traffic import LoadTarget
+from canary.prepare import Prepared, prepare
 from canary.record import ended_of, new_record, read_run, write_run
 from canary.report import ReportData, render_html, render_markdown
-from canary.runner import INTERRUPTED, Listener, Runner, arms_of
-from canary.traffic.formats import Trace, read_trace
-from canary.traffic.plan import make_plan, with_speed
+from canary.runner import Runner
+from canary.side_by_side import SideBySide
+from canary.traffic.live import LiveFeed, LiveTraffic
+from canary.traffic.plan import with_speed
 from canary.traffic.request import Plan
-from canary.traffic.validation import ValidationSet, read_validation
-from canary.variants.vocabulary import UnknownWordError, encode
 from canary.warmup import speed_for, warm_up
+from canary.watches import INTERRUPTED, Doubts, Listener, arms_of
 
 _WARM_UP_REQUESTS = 12
 
@@ -57,16 +59,6 @@ class StartArms(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
-    """What will be sent and to whom, before anything has been started."""
-
-    policies: tuple[Policy, ...]
-    trace: Trace
-    validation: tuple[ValidationSet, ...]
-    plan: Plan
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
     """Where a run takes place, and how it is timed."""
 
@@ -75,66 +67,6 @@ class Place:
     clock: Clock = time.perf_counter
     wall_clock: Clock = time.time
     sleep: Callable[[float], None] = time.sleep
-
-
-def prepare(policies: tuple[Policy, ...], *, seed: int) -> Prepared:
-    """Read the traffic that the policies name and plan every request.
-
-    Raises:
-        TrafficError: The trace or a validation set can't be used, or asks what the
-            models can't read.
-        PolicyError: An accuracy gate asks for what the validation sets don't have.
-    """
-    traffic = policies[0].traffic
-    trace = read_trace(Path(traffic.source), format=traffic.format)
-    paths = dict.fromkeys(path for policy in policies for path in policy.validation)
-    validation = read_validation([Path(path) for path in paths])
-    _check_tasks(policies, dict(zip(paths, validation, strict=True)))
-    _check_words(validation)
-    speed = traffic.speed
-    plan = make_plan(
-        trace,
-        [item for one in validation for item in one.items],
-        limit_prompt_tokens=traffic.limit.prompt_tokens,
-        limit_output_tokens=traffic.limit.output_tokens,
-        limit_requests=traffic.limit.requests,
-        max_output_tokens=traffic.max_output_tokens,
-        speed=1.0 if isinstance(speed, LoadTarget) else speed,
-        seed=seed,
-    )
-    return Prepared(policies=policies, trace=trace, validation=validation, plan=plan)
-
-
-def _check_words(validation: Sequence[ValidationSet]) -> None:
-    """Refuse questions that no arm could read: they would fail on all of them alike."""
-    for one in validation:
-        for item in one.items:
-            try:
-                encode(f"{item.input} {item.answer_prefix}")
-            except UnknownWordError as error:
-                raise TrafficError(f"{one.path}: item {item.id}: {error}") from error
-
-
-def _check_tasks(
-    policies: Sequence[Policy], validation: Mapping[str, ValidationSet]
-) -> None:
-    """Refuse accuracy gates that no item, or another policy's item, would answer."""
-    faults = []
-    for policy in policies:
-        own = {
-            item.task for path in policy.validation for item in validation[path].items
-        }
-        for index, gate in enumerate(policy.gates):
-            where = f"gates[{index}]"
-            if gate.task is not None and gate.task not in own:
-                told = f"no validation item has this task; write one of {sorted(own)}"
-                faults.append(fault_at(policy, f"{where}.task", told))
-            shared = set(policy.validation) != set(validation)
-            if gate.metric == "accuracy" and gate.task is None and shared:
-                told = "would count other policies' items in this run; add a task"
-                faults.append(fault_at(policy, where, told))
-    if faults:
-        raise PolicyError(tuple(faults))
 
 
 def execute(
@@ -152,37 +84,35 @@ def execute(
         ArmError: An arm can't be started or has died; what was recorded stays.
     """
     folder.refuse_if_used()
-    arms = _start(prepared.policies, place)
-    warm = warm_up(arms, prepared.plan, _WARM_UP_REQUESTS)
-    plan = _at_speed(prepared, warm)
-    folder.create()  # not earlier: whatever fails until here leaves nothing behind
-    _keep_policies(folder, prepared.policies)
-    with _writing(folder, place) as journal:
-        journal.append(warm)
-        facts = {name: arm.describe() for name, arm in arms.items()}
-        record = new_record(
-            plan,
-            prepared.trace,
-            prepared.validation,
-            prepared.policies,
-            arms=facts,
-            where=place.where,
-            command=command,
-            run=folder.root.resolve().name,
-        )
-        write_run(folder, record)
-        runner = Runner(
-            prepared.policies,
-            plan,
-            arms,
-            journal,
-            gpus=_gpus(arms),
-            run=record["run"],
-            clock=place.clock,
-            sleep=place.sleep,
-            listener=listener,
-        )
-        _finish(folder, record, runner, journal)
+    with _started(prepared, place) as arms:
+        warm = warm_up(arms, prepared.plan, _WARM_UP_REQUESTS)
+        _refuse_silent_servers(arms, warm)
+        plan = _at_speed(prepared, warm)
+        folder.create()  # not earlier: what fails until here leaves nothing behind
+        _keep_policies(folder, prepared.policies)
+        with _writing(folder, place) as journal:
+            journal.append(warm)
+            record = new_record(
+                plan,
+                prepared.trace,
+                prepared.validation,
+                prepared.policies,
+                arms={name: arm.describe() for name, arm in arms.items()},
+                where=place.where,
+                command=command,
+                run=folder.root.resolve().name,
+            )
+            live = None
+            if prepared.live is not None:
+                record["live"] = {"began_unix_s": place.wall_clock()}
+                record["plan"]["notes"] = []  # of a plan that only warms up
+                live = _live_feed(prepared.live, record, place)
+            write_run(folder, record)
+            given = _Given(
+                prepared.policies, plan, arms, journal, prepared.doubts, live=live
+            )
+            runner = _runner(given, place, run=record["run"], listener=listener)
+            _finish(folder, record, runner, given)
     return conclude(folder, prepared.policies)
 
 
@@ -191,8 +121,9 @@ def resume(
 ) -> tuple[Decision, ...]:
     """Go on with a run that was interrupted, whatever interrupted it.
 
-    Nothing that was recorded is sent again, and nothing is lost but what was in flight.
-    A run that has ended is judged again.
+    Nothing that was recorded is sent again, and nothing is lost but what was in flight;
+    of live traffic, what came meanwhile is skipped and counted. A run that has ended is
+    judged again.
 
     Raises:
         UsageError: It is no run, somebody else is running it, or what it replays has
@@ -207,32 +138,109 @@ def resume(
     plan = prepared.plan
     if plan.speed != record["speed"]:  # it was set by the baseline's load
         plan = with_speed(plan, record["speed"])
-    if plan.sha256 != record["plan"]["sha256"]:
+    if prepared.live is None and plan.sha256 != record["plan"]["sha256"]:
         raise UsageError(
             f"{folder.root}: its trace or validation sets have changed since it began; "
             "put them back as they were, or start a new run"
         )
-    with _writing(folder, place) as journal:
-        arms = _start(policies, place)
+    with _writing(folder, place) as journal, _started(prepared, place) as arms:
         journal.append(warm_up(arms, plan, _WARM_UP_REQUESTS))
-        runner = Runner(
+        recorded = read_segments(folder)
+        counting = recorded.filter(pc.invert(recorded["warm"]))
+        live = None
+        if prepared.live is not None:
+            live = _live_feed(prepared.live, record, place, counting)
+        earlier = _by_request(counting)
+        given = _Given(
             policies,
             plan,
             arms,
             journal,
-            earlier=_by_request(read_segments(folder)),
-            gpus=_gpus(arms),
-            run=record["run"],
-            clock=place.clock,
-            sleep=place.sleep,
-            listener=listener,
+            prepared.doubts,
+            live=live,
+            earlier=earlier,
         )
-        _finish(folder, record, runner, journal)
+        runner = _runner(given, place, run=record["run"], listener=listener)
+        _finish(folder, record, runner, given)
     return conclude(folder, policies)
 
 
-def _start(policies: Sequence[Policy], place: Place) -> dict[str, Arm]:
-    return place.start_arms(arms_of(policies), timeout_s=policies[0].traffic.timeout_s)
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What a run is made of, wherever its arms are."""
+
+    policies: tuple[Policy, ...]
+    plan: Plan
+    arms: Mapping[str, Arm]
+    journal: Journal
+    doubts: Doubts
+    live: LiveFeed | None = None
+    earlier: Iterable[Sequence[Observation]] = ()
+
+
+def _runner(
+    given: _Given, place: Place, *, run: str, listener: Listener
+) -> Runner | SideBySide:
+    """Return the loop that fits the arms: one that takes turns, or one for servers."""
+    servers = [arm for arm in given.arms.values() if isinstance(arm, EndpointArm)]
+    if servers:
+        return SideBySide(
+            given.policies,
+            given.plan,
+            given.arms,
+            servers[0].sender,
+            given.journal,
+            earlier=given.earlier,
+            live=given.live,
+            run=run,
+            doubts=given.doubts,
+            listener=listener,
+        )
+    return Runner(
+        given.policies,
+        given.plan,
+        given.arms,
+        given.journal,
+        earlier=given.earlier,
+        live=given.live,
+        gpus=_gpus(given.arms),
+        run=run,
+        doubts=given.doubts,
+        clock=place.clock,
+        sleep=place.sleep,
+        listener=listener,
+    )
+
+
+def _live_feed(
+    traffic: LiveTraffic,
+    record: Mapping[str, Any],
+    place: Place,
+    earlier: pa.Table | None = None,
+) -> LiveFeed:
+    rows = SCHEMA.empty_table() if earlier is None else earlier
+    asked = rows.filter(pc.equal(rows["kind"], "quality"))["request_id"]
+    return LiveFeed(
+        traffic,
+        began_unix_s=record["live"]["began_unix_s"],
+        first=pc.count_distinct(rows["request_id"]).as_py(),
+        until_s=pc.max(rows["arrived_s"]).as_py(),
+        asked=frozenset(asked.to_pylist()),
+        clock=place.clock,
+        wall_clock=place.wall_clock,
+    )
+
+
+@contextmanager
+def _started(prepared: Prepared, place: Place) -> Iterator[dict[str, Arm]]:
+    policies = prepared.policies
+    arms = place.start_arms(arms_of(policies), timeout_s=policies[0].traffic.timeout_s)
+    try:
+        yield arms
+    finally:
+        for arm in arms.values():
+            if isinstance(arm, EndpointArm):
+                arm.close()
 
 
 def _gpus(arms: Mapping[str, Arm]) -> int:
@@ -241,10 +249,9 @@ def _gpus(arms: Mapping[str, Arm]) -> int:
 
 
 def _by_request(table: pa.Table) -> Iterator[list[Observation]]:
-    """Yield what was recorded of each request, without what belongs to warm-ups."""
-    counting = table.filter(pc.invert(table["warm"]))
+    """Yield what was recorded of each request."""
     rows = chain.from_iterable(
-        from_table(pa.Table.from_batches([batch])) for batch in counting.to_batches()
+        from_table(pa.Table.from_batches([batch])) for batch in table.to_batches()
     )
     for _, of_one in groupby(rows, key=lambda row: row.request_id):
         yield list(of_one)
@@ -259,14 +266,20 @@ def _writing(folder: RunFolder, place: Place) -> Iterator[Journal]:
 
 
 def _finish(
-    folder: RunFolder, record: dict[str, Any], runner: Runner, journal: Journal
+    folder: RunFolder,
+    record: dict[str, Any],
+    runner: Runner | SideBySide,
+    given: _Given,
 ) -> None:
     played = runner.run()
+    record["doubts"] = list(given.doubts())
+    if given.live is not None:
+        record["live"] |= given.live.counts(record["live"])
     record |= {
         "ended": played.reason,
         "ends": {name: _end(end) for name, end in played.ends.items()},
         "elapsed_s": played.elapsed_s,
-        "wall_s": journal.elapsed_s,
+        "wall_s": given.journal.elapsed_s,
         "peak_memory_bytes": process_peak_bytes() + sum(played.peak_bytes.values()),
     }
     for name, peak in played.peak_bytes.items():
@@ -287,6 +300,7 @@ def conclude(folder: RunFolder, policies: Sequence[Policy]) -> tuple[Decision, .
                 run=record["run"],
                 ended=ended_of(record, policy.name, policy.sha256),
                 questions=record.get("questions"),
+                doubts=record.get("doubts", ()),
                 repeat=_repeat(record),
             ),
             override=overrides.get(policy.name),
@@ -328,6 +342,19 @@ def _keep_policies(folder: RunFolder, policies: Sequence[Policy]) -> None:
     for policy in policies:
         target = folder.policies / f"{policy.name}.yaml"
         write_atomically(target, policy.text.encode())
+
+
+def _refuse_silent_servers(
+    arms: Mapping[str, Arm], warm: Sequence[Observation]
+) -> None:
+    """A server that answers nothing at all is a wrong address, not a bad variant."""
+    for name, arm in arms.items():
+        mine = [row for row in warm if row.arm == name]
+        if isinstance(arm, EndpointArm) and all(row.error for row in mine):
+            raise ArmError(
+                f"{name} failed every warm-up request, the first with: "
+                f"{mine[0].error}; see whether {arm.endpoint.url} is right and runs"
+            )
 
 
 def _at_speed(prepared: Prepared, warm: Sequence[Observation]) -> Plan:

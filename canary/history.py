@@ -12,8 +12,8 @@ from canary.evidence.journal import RunFolder
 from canary.evidence.lease import Lease
 from canary.overrides import last_overrides
 from canary.record import read_run
-from canary.runner import INTERRUPTED
 from canary.status import RunState, RunStatus, kept_status
+from canary.watches import INTERRUPTED
 
 # Files carry the time of the kernel's last tick, or of a file server.
 _CLOCK_SLACK_S = 1.0

@@ -43,6 +43,7 @@ def judge(
     run: str,
     ended: Ended | None = None,
     questions: Mapping[str, int] | None = None,
+    doubts: Sequence[str] = (),
     repeat: dict[str, Any] | None = None,
 ) -> Decision:
     """Return the decision document of `policy` on `observations`.
@@ -54,6 +55,7 @@ def judge(
         run: The run's name, for the document.
         ended: Why no more evidence will come; None while it may.
         questions: How many groups each task's questions are (`inference: set`).
+        doubts: Why the traffic was no fair sample, which makes the run invalid.
         repeat: What is needed to repeat the run; goes into the document as it is.
 
     Raises:
@@ -61,6 +63,7 @@ def judge(
     """
     parts = [observations] if isinstance(observations, pa.Table) else observations
     evidence, end_s = fold(policy, parts, ended=ended, questions=questions)
+    evidence.doubts = tuple(doubts)
     return judge_evidence(
         policy, evidence, end_s=end_s, run=run, ended=ended, repeat=repeat
     )

@@ -21,7 +21,6 @@ from canary.evidence.journal import RunFolder
 from canary.evidence.observation import Observation, Status
 from canary.policy.model import Policy
 from canary.record import read_run
-from canary.runner import INTERRUPTED
 from canary.status import (
     Lag,
     PolicyStatus,
@@ -30,6 +29,7 @@ from canary.status import (
     kept_status,
     write_status,
 )
+from canary.watches import INTERRUPTED
 
 _RECENT_S = 60.0
 _RECENT_REQUESTS = 6000
@@ -132,7 +132,8 @@ class StatusKeeper:
         self._expected: dict[str, Expected] = {}
         self._recent: deque[tuple[float, float, float]] = deque(maxlen=_RECENT_REQUESTS)
         self._run, self._state, self._reason = "", RunState.RUNNING, ""
-        self._done = self._planned = 0
+        self._done = 0
+        self._planned: int | None = None
         self._elapsed_s = self._earlier_s = 0.0
         self._end_s = math.inf
         self._failures: dict[str, Counter[str]] = {}
@@ -142,7 +143,12 @@ class StatusKeeper:
         self._began_s: float | None = None
 
     def answered(
-        self, *, done: int, planned: int, rows: Sequence[Observation], lag_s: float
+        self,
+        *,
+        done: int,
+        planned: int | None,
+        rows: Sequence[Observation],
+        lag_s: float,
     ) -> None:
         """Count a request, its lag and its failures."""
         self._begin()
@@ -233,8 +239,9 @@ class StatusKeeper:
             self._began_s = self._clock()
             record = read_run(self._folder)
             self._run = record["run"]
-            self._end_s = record["plan"]["span_s"]
-            self._planned = record["plan"]["requests"]
+            if "live" not in record:
+                self._end_s = record["plan"]["span_s"]
+                self._planned = record["plan"]["requests"]
             earlier = kept_status(self._folder)
             if earlier:
                 self._done, self._elapsed_s = earlier.done, earlier.elapsed_s

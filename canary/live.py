@@ -114,7 +114,8 @@ def _gates_in_words(policy: PolicyStatus) -> str:
 
 def _progress(status: RunStatus) -> str:
     """State, requests, pace and lateness, in words."""
-    parts = [f"{status.state}: {status.done:,} of {status.planned:,} requests"]
+    planned = "" if status.planned is None else f" of {status.planned:,}"
+    parts = [f"{status.state}: {status.done:,}{planned} requests"]
     if status.state.over and status.reason:
         parts.append(printable(status.reason))
     if status.state is RunState.RUNNING:

@@ -14,10 +14,10 @@ from canary.errors import UsageError
 from canary.evidence.journal import RunFolder, write_atomically
 from canary.judge import Ended
 from canary.policy.model import Policy
-from canary.runner import INTERRUPTED
 from canary.traffic.formats import Trace
 from canary.traffic.request import Plan
 from canary.traffic.validation import ValidationSet, groups_by_task
+from canary.watches import INTERRUPTED
 
 SCHEMA = "canary.run/1"
 
@@ -45,7 +45,7 @@ def new_record(
         command: The command line.
         run: The run's name.
     """
-    quality = sum(request.kind == "quality" for request in plan.requests)
+    quality = len(plan.questions)
     return {
         "schema": SCHEMA,
         "run": run,

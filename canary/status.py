@@ -16,7 +16,7 @@ from canary.errors import UsageError
 from canary.evidence.journal import RunFolder, write_atomically
 from canary.evidence.lease import Lease
 from canary.record import read_run
-from canary.runner import INTERRUPTED
+from canary.watches import INTERRUPTED
 from canary.wording import control_in_words, limit_in_words
 
 
@@ -128,12 +128,13 @@ class RunStatus:
     `elapsed_s` is the intended arrival of the last request, `wall_s` what the run has
     taken. `pace_per_s` (requests, of all arms at once) and `lag` are those of the last
     minute, None before there are any. `failures` counts by arm and cause, `restarts`
-    by arm. `eta_s` is that of the last policy to be decided.
+    by arm. Nobody knows how many requests are `planned` of live traffic. `eta_s` is
+    that of the last policy to be decided.
     """
 
     run: str
     state: RunState
-    planned: int
+    planned: int | None
     reason: str | None = None
     updated: str | None = None
     updated_unix_s: float | None = None
@@ -198,7 +199,8 @@ def read_status(folder: RunFolder, *, wall_clock: Clock) -> RunStatus:
     found = kept_status(folder)
     if Lease(folder, wall_clock=wall_clock).is_taken():
         if found is None or found.state is RunState.INTERRUPTED:  # it is being resumed
-            planned = record["plan"]["requests"]
+            live = "live" in record
+            planned = None if live else record["plan"]["requests"]
             fresh = found or RunStatus(
                 run=record["run"], state=RunState.WARMING_UP, planned=planned
             )

@@ -92,7 +92,12 @@ class Quiet:
         self.reason: str | None = None
 
     def answered(
-        self, *, done: int, planned: int, rows: Sequence[Observation], lag_s: float
+        self,
+        *,
+        done: int,
+        planned: int | None,
+        rows: Sequence[Observation],
+        lag_s: float,
     ) -> None:
         """Keep the number of requests answered, and how late the last one was."""
         del planned, rows

@@ -10,6 +10,7 @@ from canary.policy.model import Policy
 from canary.stats import paired_log_e
 
 MAX_VOID_SHARE = 0.01
+MAX_LATE_SHARE = 0.01
 
 
 def validity_of(
@@ -18,9 +19,12 @@ def validity_of(
     """Return what speaks against trusting the evidence, the A/A control aside."""
     lost_a, lost_b = books.lost
     void_share = books.void / books.offered if books.offered else 0.0
+    late_share = books.late / books.lagged if books.lagged else None
     control = evidence.control_kernels
     reasons = [
+        *evidence.doubts,
         *_void_reason(books, void_share),
+        *_late_reason(policy, books, late_share),
         *_loss_reason(policy, lost_a, lost_b),
         *_other_kernels(control),
     ]
@@ -28,6 +32,7 @@ def validity_of(
         valid=not reasons,
         reasons=tuple(reasons),
         void_share=void_share,
+        late_share=late_share,
         missing_baseline=lost_a,
         missing_candidate=lost_b,
         baseline_load=books.baseline_load,
@@ -44,6 +49,18 @@ def _void_reason(books: Books, void_share: float) -> list[str]:
     reason = (
         f"{books.void:,} of {books.offered:,} requests ({void_share:.1%}) were void or "
         f"shed, more than {MAX_VOID_SHARE:.0%}; what remains may not be a fair sample"
+    )
+    return [reason]
+
+
+def _late_reason(policy: Policy, books: Books, late_share: float | None) -> list[str]:
+    if late_share is None or late_share <= MAX_LATE_SHARE:
+        return []
+    limit_ms = policy.send_lag_limit_s * 1000
+    reason = (
+        f"{books.late:,} of {books.lagged:,} requests ({late_share:.1%}) were sent "
+        f"over {limit_ms:.3g} ms late, more than {MAX_LATE_SHARE:.0%}: this machine "
+        "can't keep up with sending; give it more cores, or lower traffic.speed"
     )
     return [reason]
 

@@ -27,7 +27,7 @@ PURE = {
     "report",
 }
 EFFECTS = {"arms", "cli", "cli_runs", "experiment", "keeper", "live", "runner"}
-EFFECTS |= {"cli_plan", "training", "variants"}
+EFFECTS |= {"cli_ingress", "cli_plan", "ingress", "training", "variants"}
 
 
 def room_of(path):

@@ -25,7 +25,8 @@ class Observation:
     `service_s` from the send. None means "not measured", never zero. `group_items` is
     the number of items that the group will have once all are answered. `agreement` is
     1 if the answer, or the span of it that matters, is the baseline's, and 0 if not; it
-    stands in the row of the arm that is compared with the baseline.
+    stands in the row of the arm that is compared with the baseline. `send_lag_s` is how
+    much later than it could have been sent a request was sent, to servers elsewhere.
     """
 
     request_id: str
@@ -44,6 +45,7 @@ class Observation:
     ttft_send_s: float | None = None
     tpot_s: float | None = None
     queue_s: float | None = None
+    send_lag_s: float | None = None
     service_s: float | None = None
     latency_s: float | None = None
     output_tokens: int | None = None

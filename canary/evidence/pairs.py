@@ -15,7 +15,7 @@ Ints = npt.NDArray[np.int64]
 Texts = npt.NDArray[np.object_]
 
 MEASURED = ("score", "ttft_s", "ttft_send_s", "tpot_s", "latency_s", "service_s",
-            "output_tokens", "peak_memory_bytes")  # fmt: skip
+            "output_tokens", "peak_memory_bytes", "send_lag_s")  # fmt: skip
 CONTROL_ARM = "baseline_aa"
 """The arm name of the second copy of the baseline."""
 
@@ -38,6 +38,7 @@ class Side:
     service_s: Floats
     output_tokens: Floats
     peak_memory_bytes: Floats
+    send_lag_s: Floats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,7 @@ from canary.evidence.pairs import (
 
 _FIRST_CAPACITY = 1024
 _NO_ANSWER = -1
+_UNSENT = (Status.SHED, Status.VOID)
 
 Item = TypeVar("Item", bound=np.generic)
 
@@ -104,6 +105,7 @@ class PairStore:
         self._unit_items: _Column[np.int64] = _Column(np.int64)
         self._session: _Column[np.object_] = _Column(object)
         self._weight: _Column[np.float64] = _Column(np.float64)
+        self._void: _Column[np.bool_] = _Column(np.bool_)
         self._arms: dict[str, _Answers] = {}
         self._count = 0
 
@@ -130,6 +132,7 @@ class PairStore:
         self._unit_items.append(first.group_items or int(alone))
         self._session.append(first.session_id or "")
         self._weight.append(first.weight)
+        self._void.append(any(row.status in _UNSENT for row in rows))
         for row in rows:
             self._arms.setdefault(row.arm, _Answers()).append(self._count, row)
         self._count += 1
@@ -167,6 +170,10 @@ class PairStore:
         own, other = a.since(since), b.since(since)
         at, in_a, in_b = _shared(a.request.values[own:], b.request.values[other:])
         in_a, in_b = _moved(in_a, own, len(a)), _moved(in_b, other, len(b))
+        mine = a.request.values[own:]
+        void = self._void.values[at]
+        if void.any():
+            at, in_a, in_b = at[~void], _kept(in_a, ~void), _kept(in_b, ~void)
         kind = self._kind.values[at]
         service: Floats = np.nan_to_num(a.measured["service_s"].values[own:])
         none: Floats = np.empty(0)
@@ -175,7 +182,7 @@ class PairStore:
             arrived_s=self._arrived_s.values[at],
             prompt_tokens=self._prompt_tokens.values[at],
             quality=_is(kind, "quality"),
-            timed=_is(kind, "latency"),
+            timed=_is(kind, "latency") | _is(kind, "live"),
             task=self._task.values[at],
             unit=self._unit.values[at],
             unit_items=self._unit_items.values[at],
@@ -184,10 +191,10 @@ class PairStore:
             agree=_agreement(a, b, in_a, in_b),
             baseline=a.side(in_a),
             candidate=b.side(in_b),
-            void_arrived_s=none,
+            void_arrived_s=self._arrived_s.values[mine[self._void.values[mine]]],
             missing_baseline_s=none,
             missing_candidate_s=none,
-            baseline_arrived_s=self._arrived_s.values[a.request.values[own:]],
+            baseline_arrived_s=self._arrived_s.values[mine],
             baseline_service_s=service,
             kernels={baseline: sorted(a.kernels), candidate: sorted(b.kernels)},
             devices={baseline: sorted(a.devices), candidate: sorted(b.devices)},
@@ -200,6 +207,12 @@ def _shared(a: Ints, b: Ints) -> tuple[Ints, Ints | slice, Ints | slice]:
     if np.array_equal(a, b):
         return a, slice(0, len(a)), slice(0, len(b))
     return np.intersect1d(a, b, assume_unique=True, return_indices=True)
+
+
+def _kept(at: Ints | slice, which: Bools) -> Ints:
+    if isinstance(at, slice):
+        at = np.arange(at.start, at.stop)
+    return at[which]
 
 
 def _moved(at: Ints | slice, by: int, end: int) -> Ints | slice:

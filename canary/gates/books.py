@@ -22,8 +22,10 @@ _EXTREMES = {
 class Books:
     """Totals up to a look.
 
-    `unmeasured` counts answered requests of which the other arm has a score or a time
-    and this one none, per kind of value and arm.
+    `lagged` counts pairs whose sending was timed, and `late` those of them of which one
+    was sent later than `Policy.send_lag_limit_s`. `unmeasured` counts answered requests
+    of which the other arm has a score or a time and this one none, per kind of value
+    and arm.
     """
 
     regimes: tuple[str, ...]
@@ -37,6 +39,8 @@ class Books:
     quality: int = 0
     asked: int = 0
     busy_us: int = 0
+    lagged: int = 0
+    late: int = 0
     first_us: int | None = None
     last_us: int | None = None
 
@@ -53,6 +57,8 @@ class Books:
         self.unmeasured += total["unmeasured"]
         self.asked += int(total["asked"])
         self.busy_us += int(total["busy_us"])
+        self.lagged += int(total["lagged"])
+        self.late += int(total["late"])
         for name, count in zip(self.regimes, total["regimes"], strict=True):
             self.by_regime[name] = self.by_regime.get(name, 0) + int(count)
         asked = rows["asked"] > 0
@@ -119,7 +125,8 @@ def book_rows(policy: Policy, pairs: Pairs, length_s: float) -> Rows:
         "missing": np.column_stack([count("baseline"), count("candidate")]),
         "unmeasured": _unmeasured(pairs, own, size),
         "asked": count("asked"),
-        **_busy(pairs, index["asked"], size),
+        **_lags(policy, pairs, own, size),
+        **_busy(policy, pairs, index["asked"], size),
     }
 
 
@@ -140,11 +147,21 @@ def summed(rows: Rows) -> Rows:
     return whole
 
 
-def _busy(pairs: Pairs, index: Ints, size: int) -> Rows:
+def _lags(policy: Policy, pairs: Pairs, own: Ints, size: int) -> Rows:
+    lag_s = np.fmax(pairs.baseline.send_lag_s, pairs.candidate.send_lag_s)
+    late = lag_s > policy.send_lag_limit_s
+    return {
+        "lagged": np.bincount(own[~np.isnan(lag_s)], minlength=size),
+        "late": np.bincount(own[late], minlength=size),
+    }
+
+
+def _busy(policy: Policy, pairs: Pairs, index: Ints, size: int) -> Rows:
     arrived_us = np.rint(pairs.baseline_arrived_s * _MICROSECONDS).astype(np.int64)
     service_us = np.rint(pairs.baseline_service_s * _MICROSECONDS).astype(np.int64)
     busy, first, last = (np.zeros(size, np.int64) for _ in range(3))
-    np.add.at(busy, index, service_us)
+    if not policy.baseline.is_endpoint:  # which serves several at a time
+        np.add.at(busy, index, service_us)
     first[:], last[:] = _NEVER_US, -_NEVER_US
     np.minimum.at(first, index, arrived_us)
     np.maximum.at(last, index, arrived_us)

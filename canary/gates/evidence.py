@@ -65,6 +65,9 @@ class Evidence:
         policy: Says what its gates count.
         weights: The least and the largest weight that any request is stored with.
         questions: How many groups the questions of each task are, where that is known.
+
+    Attributes:
+        doubts: Why the traffic is no fair sample, in sentences: nothing that rows tell.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class Evidence:
         self._policy = policy
         self.weights = weights
         self.questions = dict(questions or {})
+        self.doubts: tuple[str, ...] = ()
         rules = policy.decision
         self.length_s = rules.look_every_s if rules.by_request else BASE_BLOCK_S
         self._sessions = SessionBlocks(self.length_s, policy.traffic.timeout_s)

@@ -16,7 +16,8 @@ from canary.planning.outlook import PolicyPlan, plan_policy
 from canary.planning.pilot import Pilot
 from canary.planning.schedule import Schedule, schedule_of
 from canary.planning.simulate import Outcome, Sample, simulate
-from canary.policy.model import LoadTarget, Policy, variant_name
+from canary.policy.model import Policy, variant_name
+from canary.policy.traffic import LoadTarget
 from canary.traffic.plan import with_speed
 from canary.traffic.request import Plan
 from canary.warmup import speed_for

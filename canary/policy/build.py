@@ -15,16 +15,13 @@ from pydantic_core import ErrorDetails
 from canary.errors import Fault
 from canary.policy.check import Draft, faults_between
 from canary.policy.model import (
-    UNION_TAGS,
     Budget,
     Gate,
-    Limit,
-    LoadTarget,
     Policy,
-    Traffic,
     VariantSpec,
 )
 from canary.policy.rules import DecisionRules
+from canary.policy.traffic import UNION_TAGS, Crop, Limit, LoadTarget, Traffic
 from canary.policy.tree import Document, below
 from canary.policy.wrong import missing_key, unknown_key, written_keys, wrong_value
 
@@ -35,6 +32,7 @@ _MODELS: dict[str, type[BaseModel]] = {
     "traffic": Traffic,
     "traffic.speed": LoadTarget,
     "traffic.limit": Limit,
+    "traffic.crop": Crop,
     "gates[]": Gate,
     "budget": Budget,
     "decision": DecisionRules,
@@ -88,6 +86,7 @@ def _draft(values: dict[str, Any]) -> Draft:
     return Draft(
         baseline=values["baseline"],
         candidate=values["candidate"],
+        traffic=values["traffic"],
         validation=values["validation"],
         regimes=values["regimes"],
         gates=tuple(values["gates"] or ()),

@@ -6,6 +6,11 @@ from functools import reduce
 from itertools import pairwise
 
 from canary.errors import AttentionError, Fault
+from canary.policy.check_traffic import (
+    endpoint_faults,
+    place_faults,
+    traffic_faults,
+)
 from canary.policy.model import (
     GATE_FORMS,
     MODEL_LAYERS,
@@ -15,6 +20,7 @@ from canary.policy.model import (
     variant_name,
 )
 from canary.policy.rules import LEAST_BLOCKS, DecisionRules
+from canary.policy.traffic import Traffic
 from canary.policy.tree import Document, below
 from canary.policy.units import BASE_BLOCK_S, LONGEST_S, duration_text, tokens_text
 from canary.policy.wrong import nearest
@@ -26,6 +32,7 @@ class Draft:
 
     baseline: VariantSpec | None
     candidate: VariantSpec | None
+    traffic: Traffic | None
     validation: tuple[str, ...] | None
     regimes: tuple[int, ...] | None
     gates: tuple[Gate | None, ...]
@@ -35,6 +42,7 @@ class Draft:
 def faults_between(draft: Draft, document: Document) -> Iterator[Fault]:
     """Yield what can't be, or can't be decided, in a policy whose values are sound."""
     yield from _variant_faults(draft, document)
+    yield from _traffic_faults(draft, document)
     unordered = list(_regime_faults(draft, document))
     yield from unordered
     for index, gate in enumerate(draft.gates):
@@ -52,16 +60,31 @@ def faults_between(draft: Draft, document: Document) -> Iterator[Fault]:
         yield from _inference_faults(draft.decision, draft.gates, document)
 
 
+def _traffic_faults(draft: Draft, document: Document) -> Iterator[Fault]:
+    traffic, baseline = draft.traffic, draft.baseline
+    if traffic is None:
+        return
+    yield from traffic_faults(traffic, draft.regimes, document)
+    if baseline is not None:
+        servers = baseline.is_endpoint
+        yield from place_faults(
+            traffic, draft.gates, endpoints=servers, document=document
+        )
+
+
 def _variant_faults(draft: Draft, document: Document) -> Iterator[Fault]:
     found = []
     for role, spec in (("baseline", draft.baseline), ("candidate", draft.candidate)):
         layers = None
-        if spec is not None:
+        if spec is not None and not spec.is_endpoint:
             layers = MODEL_LAYERS.get(spec.model)
             if layers is None:
                 message = f"no model of this name; {nearest(spec.model, MODEL_LAYERS)}"
                 found.append(document.fault(f"{role}.model", message))
-        found += _attention_faults(role, layers, document)
+        if spec is None or not spec.is_endpoint:
+            found += _attention_faults(role, layers, document)
+    if draft.baseline and draft.candidate:
+        found += endpoint_faults(draft.baseline, draft.candidate, document)
     yield from found
     if found or not draft.baseline or not draft.candidate:
         return

@@ -1,20 +1,17 @@
 """What a policy will do, in sentences, for `canary validate`."""
 
+from canary.policy.explain_traffic import traffic_sentences
 from canary.policy.model import (
     Gate,
-    LoadTarget,
     Policy,
-    Traffic,
     variant_name,
 )
 from canary.policy.reach import least_units
 from canary.policy.rules import DecisionRules
 from canary.policy.units import (
     duration_text,
-    factor_text,
     percentile_text,
     share_text,
-    tokens_text,
 )
 from canary.wording import ABOUT_THIS_SET, METRICS, answers_that_differ, seconds
 
@@ -22,7 +19,7 @@ from canary.wording import ABOUT_THIS_SET, METRICS, answers_that_differ, seconds
 def explain(policy: Policy) -> str:
     """Return what `policy` compares and when it promotes, rolls back and ends."""
     baseline, candidate = variant_name(policy.baseline), variant_name(policy.candidate)
-    lines = [f"It replays {_traffic_text(policy.traffic)}."]
+    lines = traffic_sentences(policy)
     if policy.validation:
         lines.append(f"Answers are scored on {', '.join(policy.validation)}.")
     lines.append(f"It promotes only if {_condition(policy)}:")
@@ -101,9 +98,11 @@ def _ending(policy: Policy) -> str:
     looks = f"every {duration_text(rules.look_every_s)} and ends"
     if rules.mode == "fixed":
         looks = "once, at the end:"
+    trace = policy.traffic
+    end = "" if trace.loop or trace.follow else " or with the trace"
     return (
-        f"It looks {looks} after {duration_text(rules.max_duration_s)}{spent} or with "
-        f"the trace; if that settles nothing, {undecided}."
+        f"It looks {looks} after {duration_text(rules.max_duration_s)}{spent}{end}; "
+        f"if that settles nothing, {undecided}."
     )
 
 
@@ -159,27 +158,3 @@ def limit_text(gate: Gate) -> str:
     if gate.over_s is not None:
         metric = f"share of requests with {metric} over {duration_text(gate.over_s)}"
     return f"{metric}{regime} at most {margin} above the baseline's"
-
-
-def _traffic_text(traffic: Traffic) -> str:
-    limit = traffic.limit
-    first = "the" if limit.requests is None else f"the first {limit.requests:,}"
-    lengths = [
-        f"at most {tokens_text(tokens)} {what} tokens"
-        for what, tokens in (
-            ("prompt", limit.prompt_tokens),
-            ("output", limit.output_tokens),
-        )
-        if tokens is not None
-    ]
-    rows = f" with {' and '.join(lengths)}" if lengths else ""
-    if traffic.max_output_tokens is not None:
-        cut = tokens_text(traffic.max_output_tokens)
-        rows += f" (answers cut to {cut} tokens)"
-    if isinstance(traffic.speed, LoadTarget):
-        share = share_text(traffic.speed.baseline_load)
-        speed = f"as fast as keeps the baseline alone busy {share} of the time"
-    else:
-        speed = f"at {factor_text(traffic.speed)} the recorded speed"
-    late = f"one of over {duration_text(traffic.timeout_s)} has failed"
-    return f"{first} requests of {traffic.source}{rows}, {speed}; {late}"

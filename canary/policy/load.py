@@ -1,5 +1,6 @@
 """YAML files to Policy values, or every fault of all of them with its place."""
 
+import glob
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -54,17 +55,34 @@ def fault_at(policy: Policy, where: str, message: str) -> Fault:
 
 def missing_files(policy: Policy) -> list[Fault]:
     """Return a fault for each file that a policy names and that isn't there."""
-    named = {"traffic.source": policy.traffic.source}
-    named |= {f"validation[{i}]": path for i, path in enumerate(policy.validation)}
+    named = {f"validation[{i}]": path for i, path in enumerate(policy.validation)}
+    missing = {
+        where: path
+        for where, path in named.items()
+        if not os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises on long names
+    }
+    if not _is_there(policy.traffic.source):
+        missing["traffic.source"] = policy.traffic.source
     message = (
         "there is no file {}, neither from the current folder nor from the policy's "
         "or the one above it; correct the path or fetch the file"
     )
     return [
         fault_at(policy, where, message.format(path))
-        for where, path in named.items()
-        if not os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises on long names
+        for where, path in sorted(missing.items())
     ]
+
+
+def _is_there(source: str) -> bool:
+    """Whether something is at a path, or for a pattern; of a URL nobody knows yet."""
+    if "://" in source or os.path.exists(source):  # noqa: PTH110 - as above
+        return True
+    return bool(glob.glob(source, recursive=True))  # noqa: PTH207 - a whole path
+
+
+def _shares(policy: Policy) -> object:
+    """Return what is sampled of which range; ranges don't matter to those who don't."""
+    return policy.traffic.sample and (policy.regimes, policy.sample_shares)
 
 
 _SHARED: dict[str, Callable[[Policy], object]] = {
@@ -73,6 +91,15 @@ _SHARED: dict[str, Callable[[Policy], object]] = {
     "traffic.format": lambda policy: policy.traffic.format,
     "traffic.speed": lambda policy: policy.traffic.speed,
     "traffic.limit": lambda policy: policy.traffic.limit,
+    "traffic.columns": lambda policy: policy.traffic.columns,
+    "traffic.follow": lambda policy: policy.traffic.follow,
+    "traffic.loop": lambda policy: policy.traffic.loop,
+    "traffic.crop": lambda policy: policy.traffic.crop,
+    "traffic.sample": _shares,
+    "traffic.rate": lambda policy: policy.traffic.rate_rps,
+    "traffic.tick_spread": lambda policy: policy.traffic.tick_spread,
+    "traffic.max_in_flight": lambda policy: policy.traffic.max_in_flight,
+    "traffic.on_overload": lambda policy: policy.traffic.on_overload,
     "traffic.max_output_tokens": lambda policy: policy.traffic.max_output_tokens,
     "traffic.timeout": lambda policy: policy.traffic.timeout_s,
 }
@@ -146,10 +173,10 @@ def _load(path: Path) -> tuple[Policy | None, list[Fault]]:
 
 def _found(name: str, place: Place) -> str:
     """Return where a named file is: from here, beside its policy, or one above."""
-    if os.path.exists(name):  # noqa: PTH110 - Path.exists raises on long names
+    if _is_there(name):
         return name
     folder = Path(place.file).parent
     for root in (folder, folder.absolute().parent):
-        if os.path.exists(root / name):  # noqa: PTH110 - as above
+        if _is_there(str(root / name)):
             return str(root / name)
     return name

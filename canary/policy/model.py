@@ -11,26 +11,21 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import (
     AfterValidator,
     BeforeValidator,
-    Discriminator,
     Field,
-    StrictBool,
     StrictFloat,
-    StrictInt,
     StrictStr,
     StringConstraints,
-    Tag,
     WithJsonSchema,
 )
 
 from canary.policy.rules import DecisionRules
+from canary.policy.traffic import REST, Traffic
 from canary.policy.units import (
-    Factor,
     Percentile,
     PositiveDurationS,
     Share,
     ShareOrOff,
     Tokens,
-    factor,
     percentile_text,
     shown,
     tokens_text,
@@ -86,94 +81,33 @@ def _attention(value: object) -> object:
     return value
 
 
+_MOST_LAG_S = 0.05
+
+ENDPOINT_SCHEMES = ("http://", "https://")
+
+
 class VariantSpec(Value):
-    """A model with an attention pattern, as a policy names it."""
+    """A model with an attention pattern, or a server, as a policy names it."""
 
     model: _Text = Field(examples=["reference"])
-    """The model: `reference`, the small model that ships."""
+    """The model: `reference`, the small model that ships, or the address of a server
+    that speaks OpenAI's protocol, such as http://localhost:8000/v1."""
 
     attention: Annotated[str | dict[str, Any], BeforeValidator(_attention)] = "dense"
     """The attention pattern: `dense`, a mapping such as `{pattern: sliding_window,
-    window: 256}`, or `{layers: {0-2: {...}, 3: dense}}` for a pattern per layer."""
+    window: 256}`, or `{layers: {0-2: {...}, 3: dense}}` for a pattern per layer. Not
+    for a server, whose attention is its own business."""
 
+    served_model: _Text | None = None
+    """What a server calls the model that is asked."""
 
-def _busy(value: float) -> float:
-    if value == 0:
-        raise ValueError("expected a share above 0%, got '0%'; write for example 60%")
-    return value
+    api_key_env: _Text | None = None
+    """The environment variable that holds the server's key, if it wants one."""
 
-
-class LoadTarget(Value):
-    """A speed at which the baseline alone would be busy for this share of the time."""
-
-    baseline_load: Annotated[Share, AfterValidator(_busy)] = Field(examples=["60%"])
-    """The share of the time for which the baseline alone would be busy."""
-
-
-class Limit(Value):
-    """Which rows of the trace are used; what is left out is counted in the report."""
-
-    prompt_tokens: Tokens | None = None
-    """Longest prompt, in tokens (k = 1024)."""
-
-    output_tokens: Tokens | None = None
-    """Longest answer, in tokens (k = 1024)."""
-
-    requests: StrictInt | None = Field(default=None, gt=0, examples=[1000])
-    """Use this many requests, from the beginning of the trace."""
-
-
-def _speed(value: object) -> object:
-    try:
-        factor(value)
-    except ValueError as error:
-        raise ValueError(f"{error} or {{baseline_load: 60%}}") from error
-    return value
-
-
-UNION_TAGS = ("<factor>", "<load>")
-"""What pydantic adds to the path of a speed, though no policy writes it."""
-
-Speed = Annotated[
-    Annotated[Factor, BeforeValidator(_speed), Tag("<factor>")]
-    | Annotated[LoadTarget, Tag("<load>")],
-    Discriminator(lambda value: UNION_TAGS[isinstance(value, (dict, LoadTarget))]),
-]
-"""A factor, or the load that the baseline alone should have."""
-
-
-def _loop(value: bool) -> bool:
-    if value:
-        raise ValueError("looping is not in this version; write false")
-    return value
-
-
-class Traffic(Value):
-    """Where requests come from and how fast they are replayed."""
-
-    source: _Text = Field(examples=["replay/trace.jsonl.gz"])
-    """The trace, a file. A relative path counts from the current folder or, if there
-    is nothing, from the policy's folder or the folder above it."""
-
-    format: Literal["auto", "azure", "mooncake"] = "auto"
-    """The trace's format; `auto` recognises it."""
-
-    speed: Speed = 1.0
-    """How fast: `4x` is four times faster than recorded; `{baseline_load: 60%}` is the
-    speed at which the baseline alone would be busy for 60 % of the time."""
-
-    loop: Annotated[StrictBool, AfterValidator(_loop)] = False
-    """Whether the trace begins again at its end: not in this version. The end of the
-    trace is a deadline."""
-
-    limit: Limit = Field(default=Limit(), examples=["{prompt_tokens: 8k}"])
-    """Which rows of the trace are used."""
-
-    max_output_tokens: Tokens | None = None
-    """Cut longer answers to this many tokens, instead of leaving their rows out."""
-
-    timeout_s: PositiveDurationS = Field(default=600.0, alias="timeout")
-    """How long an arm may work on one request before it has failed."""
+    @property
+    def is_endpoint(self) -> bool:
+        """Whether it is a server that runs elsewhere."""
+        return self.model.startswith(ENDPOINT_SCHEMES)
 
 
 class Budget(Value):
@@ -321,6 +255,24 @@ class Policy(Value):
     )
     """When the evidence is weighed, how sure one must be, and when it ends."""
 
+    @property
+    def sample_shares(self) -> tuple[float, ...] | None:
+        """The share of sessions that is sent, per regime; None if all are."""
+        sample = self.traffic.sample
+        if sample is None:
+            return None
+        rest = sample.get(REST, 0.0)
+        return tuple(sample.get(name, rest) for name in regime_names(self.regimes))
+
+    @property
+    def send_lag_limit_s(self) -> float:
+        """How late a request may be sent: 50 ms, or a twentieth of the tightest limit
+        on the time to first token."""
+        limits_s = [
+            g.over_s for g in self.gates if g.metric == "ttft" and g.over_s is not None
+        ]
+        return min([_MOST_LAG_S, *(limit_s / 20 for limit_s in limits_s)])
+
     path: str = Field(default="", exclude=True)
     text: str = Field(default="", exclude=True, repr=False)
     sha256: str = Field(default="", exclude=True)
@@ -330,11 +282,15 @@ class Policy(Value):
 def variant_name(spec: VariantSpec) -> str:
     """Return the arm name of a variant, equal for equal variants.
 
-    ``reference/dense``, ``reference/sliding_window(window=256)``.
+    ``reference/dense``, ``reference/sliding_window(window=256)``,
+    ``llama@localhost:8000``.
 
     Raises:
         PatternSpecError: Its attention isn't a pattern; a loaded policy's always is.
     """
+    if spec.is_endpoint:
+        address = spec.model.split("://", 1)[1].removesuffix("/").removesuffix("/v1")
+        return f"{spec.served_model}@{address}"
     from canary.attention import pattern  # noqa: PLC0415 - values need no patterns
 
     return f"{spec.model}/{pattern(spec.attention)}"

@@ -10,12 +10,11 @@ from canary.policy.model import (
     MODEL_LAYERS,
     Budget,
     Gate,
-    Limit,
     Policy,
-    Traffic,
     VariantSpec,
 )
 from canary.policy.rules import DecisionRules
+from canary.policy.traffic import Crop, Limit, Traffic
 from canary.policy.wrong import written_keys
 
 _LIMIT_KEYS = ("quantile", "over", "margin", "max_ratio")
@@ -43,11 +42,21 @@ def json_schema() -> dict[str, Any]:
         key: value for key, value in schema["properties"].items() if key in written
     }
     del definitions["Place"]
-    for model in (Budget, DecisionRules, Gate, Limit, Traffic, VariantSpec):
+    for model in (
+        Budget,
+        Crop,
+        DecisionRules,
+        Gate,
+        Limit,
+        Traffic,
+        VariantSpec,
+    ):
         _show_defaults(definitions[model.__name__], model)
     _show_defaults(schema, Policy)
     schema["properties"]["extends"] = _EXTENDS
-    definitions["VariantSpec"]["properties"]["model"]["enum"] = list(MODEL_LAYERS)
+    definitions["VariantSpec"]["properties"]["model"] |= {
+        "anyOf": [{"enum": list(MODEL_LAYERS)}, {"pattern": "^https?://"}]
+    }
     definitions["Gate"]["allOf"] = [_gate_rule(metric) for metric in GATE_FORMS]
     definitions["DecisionRules"] |= {
         "if": {"properties": {"mode": {"const": "fixed"}}, "required": ["mode"]},

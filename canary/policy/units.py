@@ -15,6 +15,7 @@ _NUMBER = r"([0-9]{1,9}(?:\.[0-9]{1,3})?) ?"
 DURATION_PATTERN = rf"^{_NUMBER}(ms|s|m|h|d)$"
 SHARE_PATTERN = r"^(100(?:\.0{1,6})?|[0-9]{1,2}(?:\.[0-9]{1,6})?) ?(%)$"
 TOKENS_PATTERN = rf"^{_NUMBER}(k|m|)$"
+RATE_PATTERN = rf"^{_NUMBER}(/s|/min|/h)$"
 FACTOR_PATTERN = rf"^{_NUMBER}(x)$"
 PERCENTILE_PATTERN = r"^p([0-9]{1,2}(?:\.[0-9]{1,6})?)$"
 
@@ -25,6 +26,7 @@ LONGEST_S = 3650 * 86400.0
 """No duration is longer than this."""
 
 _DURATION_S = {"ms": "0.001", "s": "1", "m": "60", "h": "3600", "d": "86400"}
+_RATE_S = {"/s": 1, "/min": 60, "/h": 3600}
 _TOKENS = {"": 1, "k": 1024, "m": 1024 * 1024}
 
 
@@ -161,6 +163,17 @@ def factor(value: object) -> float:
     return float(read[0])
 
 
+def rate_rps(value: object) -> float:
+    """Read ``2/s``, ``30/min`` or ``500/h`` as requests per second."""
+    read = _number_and_unit(value, RATE_PATTERN)
+    if read is None or read[0] <= 0:
+        raise ValueError(
+            f"expected a rate above 0, got {shown(value)}; "
+            f"write for example {value if _is_number(value, up_to=1e6) else 2}/s"
+        )
+    return float(read[0] / _RATE_S[read[1]])
+
+
 def percentile(value: object) -> float:
     """Read ``p50``, ``p99`` or ``p99.9`` as 0.5, 0.99 or 0.999."""
     match = re.fullmatch(PERCENTILE_PATTERN, value) if isinstance(value, str) else None
@@ -201,6 +214,15 @@ def tokens_text(value: int) -> str:
 def factor_text(value: float) -> str:
     """Return a factor as a policy writes it."""
     return f"{_digits(Decimal(repr(value)))}x"
+
+
+def rate_text(value: float) -> str:
+    """Return a rate as a policy writes it."""
+    for unit, seconds in _RATE_S.items():
+        number = round(value * seconds, 3)
+        if number and rate_rps(text := f"{number:.10g}{unit}") == value:
+            return text
+    return f"{value:.3g}/s"
 
 
 def percentile_text(value: float) -> str:
@@ -261,6 +283,12 @@ Factor = Annotated[
     BeforeValidator(factor),
     PlainSerializer(factor_text, when_used="json"),
     WithJsonSchema(_string(FACTOR_PATTERN, "1x", "4x")),
+]
+RateRps = Annotated[
+    float,
+    BeforeValidator(rate_rps),
+    PlainSerializer(rate_text, when_used="json"),
+    WithJsonSchema(_string(RATE_PATTERN, "2/s", "30/min")),
 ]
 Percentile = Annotated[
     float,

@@ -12,7 +12,7 @@ from canary.policy.model import Policy
 from canary.policy.scalars import number_hint
 from canary.policy.units import shown
 
-_LATER_KEYS = frozenset({"admission", "economics", "override", "follow", "sample"})
+_LATER_KEYS = frozenset({"admission", "economics", "override"})
 
 _NOUNS = {
     "string_type": "text",

@@ -49,10 +49,29 @@ def _listed(values: Mapping[str, Any] | None) -> str:
     return ", ".join(f"{key} {value}" for key, value in values.items())
 
 
+def _plan_facts(run: dict[str, Any]) -> Facts:
+    speed = recorded(run, "speed")
+    return (
+        ("Requests planned", count(recorded(run, "plan", "requests"))),
+        ("of them timed", count(recorded(run, "plan", "latency_requests"))),
+        ("of them scored", count(recorded(run, "plan", "quality_requests"))),
+        ("Speed", NOT_RECORDED if speed is None else f"{speed:.3g}x as recorded"),
+    )
+
+
+def _live_facts(run: dict[str, Any]) -> Facts:
+    return (
+        ("Traffic", "live, as it came"),
+        ("Questions", count(recorded(run, "plan", "quality_requests"))),
+        ("Requests that came in pauses", count(recorded(run, "live", "skipped"))),
+        ("Lines that are no request", count(recorded(run, "live", "bad_lines"))),
+        ("Requests mirrored twice", count(recorded(run, "live", "repeated"))),
+    )
+
+
 def run_facts(data: ReportData) -> Facts:
     """Return what was run, on what, and how it ended."""
     run = data.run
-    speed = recorded(run, "speed")
     cores = recorded(run, "machine", "cores")
     return (
         ("Run", _text(recorded(run, "run"))),
@@ -60,10 +79,7 @@ def run_facts(data: ReportData) -> Facts:
         ("Ended", _text(recorded(run, "ended"))),
         ("Span of the traffic", _seconds(recorded(run, "elapsed_s"))),
         ("Wall time", _seconds(recorded(run, "wall_s"))),
-        ("Requests planned", count(recorded(run, "plan", "requests"))),
-        ("of them timed", count(recorded(run, "plan", "latency_requests"))),
-        ("of them scored", count(recorded(run, "plan", "quality_requests"))),
-        ("Speed", NOT_RECORDED if speed is None else f"{speed:.3g}x as recorded"),
+        *(_live_facts(run) if "live" in run else _plan_facts(run)),
         ("Arms ran", _text(recorded(run, "where"))),
         ("Processor", _text(recorded(run, "machine", "cpu"))),
         ("Cores", NOT_RECORDED if cores is None else str(cores)),
@@ -148,12 +164,19 @@ def validity_facts(decision: Decision) -> Facts:
         ),
         ("Load of the baseline", NOT_RECORDED if load is None else f"{load:.0%} busy"),
         ("Void or shed requests", f"{validity.void_share:.2%}"),
+        *_late_fact(validity.late_share),
         ("A/A control", control_in_words(decision)),
         ("Answers missing, baseline", count(validity.missing_baseline)),
         ("Answers missing, candidate", count(validity.missing_candidate)),
         *(("Kernels of " + arm, _seen(seen)) for arm, seen in validity.kernels.items()),
         *(("Device of " + arm, _seen(seen)) for arm, seen in validity.devices.items()),
     )
+
+
+def _late_fact(late_share: float | None) -> Facts:
+    if late_share is None:  # arms take turns, and nothing is sent at its moment
+        return ()
+    return (("Requests sent too late", f"{late_share:.2%}"),)
 
 
 def _seen(values: list[str]) -> str:

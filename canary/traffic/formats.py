@@ -1,106 +1,77 @@
-"""Recorded traffic in published formats, read into one kind of row.
+"""Recorded traffic, read into one kind of row.
 
-==========  =====================================  ===========  =====================
-format      fields                                 time         blocks
-==========  =====================================  ===========  =====================
-azure       TIMESTAMP,ContextTokens,               date, up to  none
-            GeneratedTokens (CSV with header)      9 digits
-mooncake    timestamp, input_length,               whole ms     `hash_ids`, one id
-            output_length, hash_ids (JSONL)                     per 512 tokens
-==========  =====================================  ===========  =====================
-
-Sources: Patel et al., Splitwise, ISCA 2024 (Azure LLM inference trace 2023); Qin et
-al., Mooncake, FAST 2025.
+What a format's lines look like stands with its parser: published traces in
+`canary.traffic.published`, logs with content and what our ingress records in `.logs`,
+columns that the user names in `.named` (CSV, JSONL) and `.parquet`, ServeGen's rate
+processes in `.servegen`.
 """
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice, pairwise
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Literal
 
 from canary.errors import TrafficError
-from canary.traffic.lines import file_sha256, numbered_lines
-from canary.traffic.rows import (
-    AZURE_HEADER,
-    MOONCAKE_BLOCK_TOKENS,
-    RawRow,
-    RowError,
-    RowParser,
-    azure_row,
-    is_azure_header,
-    looks_like_mooncake,
-    mooncake_row,
-)
+from canary.traffic.detection import detected, head_of, line_format, shown
+from canary.traffic.lines import LineFile, file_sha256, open_bytes
+from canary.traffic.named import check_columns
+from canary.traffic.names import COLUMNS, FORMATS, NAMED_FORMATS
+from canary.traffic.parquet import PARQUET_MAGIC, parquet_rows
+from canary.traffic.rows import LineFormat, RawRow, RowError, RowParser
+from canary.traffic.servegen import read_client, sample
+from canary.traffic.sources import beside, find_source
+from canary.traffic.table import TraceRow, TraceRows
+from canary.traffic.taking import BAD_ROWS_KEPT, BadRow, Taking
 
-Format = Literal["azure", "mooncake"]
+__all__ = [
+    "BAD_ROWS_KEPT",
+    "COLUMNS",
+    "FORMATS",
+    "BadRow",
+    "Trace",
+    "TraceRow",
+    "read_trace",
+]
 
-BAD_ROWS_KEPT = 20
-_LINES_TO_DETECT = 20
-_NS = 10**9
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TraceRow:
-    """One recorded request.
-
-    `index` counts the file's rows from 0 in the order of the file, broken ones
-    included, so that it names the same row whatever is filtered. `arrival_s` counts
-    from the first arrival. `block_ids` name the blocks of the prompt, the last of which
-    may be partial; equal ids stand for an equal prefix.
-
-    `output_tokens` is None where only the request was recorded. `turn` counts from 0
-    within the session; `think_s` is the recorded time from the end of the answer before
-    to this request, where the trace tells it. `text` or `messages` (a chat's messages,
-    as JSON text) is the prompt itself, where it was recorded.
-    """
-
-    index: int
-    arrival_s: float
-    prompt_tokens: int
-    output_tokens: int | None
-    session_id: str | None = None
-    turn: int = 0
-    think_s: float = 0.0
-    block_ids: tuple[str, ...] = ()
-    text: str | None = None
-    messages: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BadRow:
-    """A line that is no usable row, and why."""
-
-    line: int
-    reason: str
+_TOO_FAST_RPS = 1000.0
+_TOO_SLOW_RPS = 0.005
+_ROWS_TO_JUDGE_RATE = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trace:
     """A trace in order of arrival, the first row at 0 seconds.
 
-    `bad_row_count` counts every broken row, `bad_rows` holds the first of them.
-    `block_tokens` is None where rows carry no block ids. `sha256` is the hash of the
-    file as it lies on disk.
+    `bad_row_count` counts every broken row, `bad_rows` holds the first of them;
+    `left_out_count` counts sound rows that are not replayed, such as requests that
+    failed. `block_tokens` is None where rows carry no block ids. `sha256` is the hash
+    of the file as it lies on disk; of several files, that of their hashes.
+    `estimated_lengths` says that prompt lengths were counted from characters.
     """
 
     path: str
     sha256: str
-    format: Format
-    rows: tuple[TraceRow, ...]
+    format: str
+    rows: Sequence[TraceRow]
     block_tokens: int | None = None
     bad_row_count: int = 0
     bad_rows: tuple[BadRow, ...] = ()
+    left_out_count: int = 0
     warnings: tuple[str, ...] = ()
+    estimated_lengths: bool = False
 
 
 def read_trace(
-    path: str | Path,
+    source: str | Path,
     *,
-    format: Literal["auto", "azure", "mooncake"] = "auto",  # noqa: A002 - the policy's word
+    format: str = "auto",  # noqa: A002 - the policy's word
+    columns: Mapping[str, str] | None = None,
+    seed: int = 0,
     max_bad_share: float = 0.01,
 ) -> Trace:
-    """Read a trace, plain or gzip, line by line.
+    """Read a trace, plain, gzip or zstd, line by line.
 
     A row is broken when a field is missing, not a whole number or negative, when the
     prompt is empty, or when no output was generated (elsewhere such rows are failed
@@ -108,136 +79,184 @@ def read_trace(
     counted.
 
     Args:
-        path: The file.
+        source: A file, a glob, a folder or a URL that fsspec opens. Several files are
+            one trace, on one clock, in the order of their names.
         format: How to read it; ``auto`` decides by the content.
-        max_bad_share: The share of broken rows above which the file is refused.
+        columns: Some of `COLUMNS` to the names that the file has for them.
+        seed: Decides what is drawn where a trace tells rates, not requests (servegen).
+        max_bad_share: The share of broken rows above which the trace is refused.
 
     Raises:
-        TrafficError: The file can't be read, is of no known format, holds no usable
-            row, or has too many broken ones.
+        TrafficError: The source can't be read, is of no known format or of several,
+            holds no usable row, or has too many broken ones.
     """
-    lines = numbered_lines(path)
-    head = list(islice(lines, _LINES_TO_DETECT))
-    chosen = _detected(path, head) if format == "auto" else format
-    lines = chain(head, lines)
-    parse: RowParser
-    if chosen == "azure":
-        number, first = next(lines)
-        if not is_azure_header(first):
-            raise TrafficError(
-                f"{path}:{number}: expected the header {AZURE_HEADER}, "
-                f"got {_shown(first)}"
-            )
-        parse = azure_row
-    elif chosen == "mooncake":
-        parse = mooncake_row
-    else:
-        raise TrafficError(
-            f"there is no trace format {chosen!r}; write auto, azure or mooncake"
-        )
-    return _collected(path, chosen, lines, parse, max_bad_share)
-
-
-def _detected(path: str | Path, head: list[tuple[int, bytes]]) -> Format:
-    if is_azure_header(head[0][1]):
-        return "azure"
-    if any(looks_like_mooncake(line) for _, line in head):
-        return "mooncake"
-    raise TrafficError(
-        f"{path} is in no known trace format: expected the CSV header {AZURE_HEADER} "
-        "(azure) or JSON lines with timestamp, input_length, output_length and "
-        f"hash_ids (mooncake), found {_shown(head[0][1])}"
-    )
-
-
-def _collected(
-    path: str | Path,
-    chosen: Format,
-    lines: Iterator[tuple[int, bytes]],
-    parse: RowParser,
-    max_bad_share: float,
-) -> Trace:
-    good: list[tuple[int, RawRow]] = []
-    bad: list[BadRow] = []
-    bad_count = 0
-    for index, (number, line) in enumerate(lines):
-        try:
-            good.append((index, parse(line)))
-        except RowError as error:
-            bad_count += 1
-            if len(bad) < BAD_ROWS_KEPT:
-                bad.append(BadRow(line=number, reason=f"{error} in {_shown(line)}"))
-    _refuse_broken(path, len(good), bad_count, bad, max_bad_share)
-    rows, late = _in_order(good)
+    columns = columns or {}
+    _check_call(format, columns)
+    path = str(source)
+    reading = _Reading(path, format, columns, seed)
+    reading.read()
+    kind = reading.kind
+    header = kind is None or kind.has_header
+    rows = reading.taking.finish(path, max_bad_share, header=header)
     return Trace(
-        path=str(path),
-        sha256=file_sha256(path),
-        format=chosen,
+        path=path,
+        sha256=_combined(reading.hashes),
+        format=reading.format,
         rows=rows,
-        block_tokens=MOONCAKE_BLOCK_TOKENS if chosen == "mooncake" else None,
-        bad_row_count=bad_count,
-        bad_rows=tuple(bad),
-        warnings=_warnings(good, bad, bad_count, late),
+        block_tokens=kind.block_tokens if kind and len(rows.blocks) else None,
+        bad_row_count=reading.taking.bad_count,
+        bad_rows=tuple(reading.taking.bad),
+        left_out_count=reading.taking.left_out.total(),
+        warnings=(
+            *reading.taking.warnings(rows, files=len(reading.hashes)),
+            *reading.warnings,
+            *(kind.warnings() if kind else ()),
+            *filter(None, [_implausible(rows)]),
+        ),
+        estimated_lengths=rows.estimated,
     )
 
 
-def _refuse_broken(
-    path: str | Path, good: int, bad_count: int, bad: list[BadRow], max_share: float
-) -> None:
-    total = good + bad_count
-    if good and bad_count <= max_share * total:
-        return
-    if not total:
-        raise TrafficError(f"{path} holds a header but no rows")
-    quoted = "".join(f"\n  {path}:{row.line}: {row.reason}" for row in bad[:5])
-    raise TrafficError(
-        f"{path}: {bad_count:,} of {total:,} rows are broken "
-        f"({bad_count / total:.1%}; {max_share:.0%} is allowed), the first:{quoted}"
+def _check_call(name: str, columns: Mapping[str, str]) -> None:
+    if name not in ("auto", *FORMATS):
+        known = f"{', '.join(('auto', *FORMATS[:-1]))} or {FORMATS[-1]}"
+        raise TrafficError(f"there is no trace format {name!r}; write {known}")
+    if columns and name not in ("auto", *NAMED_FORMATS):
+        raise TrafficError(
+            f"columns are for csv, jsonl and parquet: {name} has its own; leave out one"
+        )
+    check_columns(columns)
+
+
+class _Reading:
+    """One call of `read_trace`: the files of a source, all of one format."""
+
+    def __init__(
+        self, source: str, name: str, columns: Mapping[str, str], seed: int
+    ) -> None:
+        self._source = find_source(source)
+        self._path = source
+        self._columns = columns
+        self._seed = seed
+        self._first = ""
+        self.format = name
+        self.kind: LineFormat | None = None
+        self.taking = Taking()
+        self.hashes: list[str] = []
+        self.warnings: list[str] = []
+
+    def read(self) -> None:
+        """Take all rows of all files."""
+        for client in self._source.clients:
+            self._agree(client[1], "servegen")
+            self._take_client(*client)
+        for path in self._source.files:
+            self._read_file(path)
+        if not self.hashes:
+            raise TrafficError(f"{self._path} is empty; give one that holds rows")
+
+    def _agree(self, path: str, name: str) -> None:
+        """Refuse a file in another format than the one before or the one asked for."""
+        if self.format == "auto":
+            self.format, self._first = name, path
+        elif name != self.format:
+            other = "what was asked for" if not self._first else self._first
+            raise TrafficError(
+                f"{path} is {name}, but {other} is {self.format}; give files of one "
+                "format"
+            )
+
+    def _read_file(self, path: str) -> None:
+        if self.format in ("auto", "parquet") and self._is_parquet(path):
+            self._agree(path, "parquet")
+            self.hashes.append(file_sha256(path))
+            for number, read, record in parquet_rows(path, self._columns):
+                self.taking.take(path, number, record, read)
+            return
+        lines = LineFile(path)
+        numbered = iter(lines)
+        head = head_of(numbered)
+        if self._source.growing and not _begun(lines, head):
+            return  # a file of the spool that no line was written to yet
+        lines.refuse_empty(empty=not head)
+        first = [line for _, line in head]
+        if self.format == "auto" or self._first:
+            self._agree(path, detected(path, first, self._columns))
+        if self.format == "servegen":
+            self._take_client(*beside(path))
+            return
+        self._take_lines(lines, head, numbered, first)
+
+    def _is_parquet(self, path: str) -> bool:
+        if self.format == "parquet" and not self._first:
+            return True
+        with open_bytes(path) as stream:
+            return stream.read(len(PARQUET_MAGIC)) == PARQUET_MAGIC
+
+    def _take_client(self, name: str, trace: str, dataset: str) -> None:
+        client = read_client(name, trace, dataset)
+        self.hashes += client.sha256
+        drawn, warnings = sample(client, self._seed)
+        self.warnings += warnings
+        for number, row in enumerate(drawn, 1):
+            self.taking.take(trace, number, row, partial(_itself, row))
+
+    def _take_lines(
+        self,
+        lines: LineFile,
+        head: list[tuple[int, bytes]],
+        rest: Iterator[tuple[int, bytes]],
+        first: Sequence[bytes],
+    ) -> None:
+        self.kind = self.kind or line_format(self.format, self._columns)
+        parse = _started(lines.path, self.kind, head[0][0], first)
+        numbered = chain(head[1:] if self.kind.has_header else head, rest)
+        for number, line in numbered:
+            if self.format == "ingress" and number == lines.unfinished:
+                # Its end may still be on the way: it is a row of the next reading.
+                said = f"{lines.path} ends within line {number}: left out until it ends"
+                self.warnings.append(said)
+                continue
+            self.taking.take(lines.path, number, line, partial(parse, line))
+        self.hashes.append(lines.sha256)
+
+
+def _itself(row: RawRow) -> RawRow:
+    return row
+
+
+def _begun(lines: LineFile, head: Sequence[tuple[int, bytes]]) -> bool:
+    return bool(head) and head[0][0] != lines.unfinished
+
+
+def _started(
+    path: str, kind: LineFormat, number: int, first: Sequence[bytes]
+) -> RowParser:
+    try:
+        return kind.start(first)
+    except RowError as error:
+        raise TrafficError(f"{path}:{number}: {error}, got {shown(first[0])}") from None
+
+
+def _combined(hashes: Sequence[str]) -> str:
+    if len(hashes) == 1:
+        return hashes[0]
+    return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+
+
+def _implausible(rows: TraceRows) -> str | None:
+    """Rates that no service has: time stamps in another unit than was thought."""
+    duration_s = float(rows.arrival_s[-1])
+    if len(rows) < _ROWS_TO_JUDGE_RATE or not duration_s:
+        return None
+    rate_rps = len(rows) / duration_s
+    if _TOO_SLOW_RPS <= rate_rps <= _TOO_FAST_RPS:
+        return None
+    fast = rate_rps > _TOO_FAST_RPS
+    rate = f"{rate_rps:,.0f} requests/s" if fast else f"{1 / rate_rps:,.0f} s between"
+    unit = "coarser" if fast else "finer"
+    said = f"{len(rows):,} rows over {duration_s:,.1f} s, {rate}"
+    return (
+        f"{said}: the time stamps may be in a {unit} unit than was read; if so, name "
+        "columns, as in arrival=timestamp or arrival_ms=timestamp"
     )
-
-
-def _in_order(good: list[tuple[int, RawRow]]) -> tuple[tuple[TraceRow, ...], int]:
-    """Return the rows by arrival, ties as in the file, and how many stood too late."""
-    late = sum(after.ns < before.ns for (_, before), (_, after) in pairwise(good))
-    ordered = sorted(good, key=lambda row: row[1].ns) if late else good
-    zero_ns = ordered[0][1].ns
-    names: dict[int, str] = {}
-    rows = tuple(
-        TraceRow(
-            index=index,
-            # Whole nanoseconds are subtracted before the one rounding to a float.
-            arrival_s=(raw.ns - zero_ns) / _NS,
-            prompt_tokens=raw.prompt_tokens,
-            output_tokens=raw.output_tokens,
-            block_ids=tuple(names.setdefault(i, str(i)) for i in raw.block_ids),
-        )
-        for index, raw in ordered
-    )
-    return rows, late
-
-
-def _warnings(
-    good: list[tuple[int, RawRow]], bad: list[BadRow], bad_count: int, late: int
-) -> tuple[str, ...]:
-    unused = sorted({name for _, row in good for name in row.unused})
-    total = len(good) + bad_count
-    said = []
-    if bad:
-        said.append(
-            f"{bad_count:,} of {total:,} rows are broken and left out, the first at "
-            f"line {bad[0].line}: {bad[0].reason}"
-        )
-    if late:
-        said.append(
-            f"rows were not in order of arrival ({late:,} earlier than the row before "
-            "them): sorted"
-        )
-    if unused:
-        names = ", ".join(repr(name[:40]) for name in unused[:10])
-        said.append(f"fields that are not used: {names}")
-    return tuple(said)
-
-
-def _shown(line: bytes) -> str:
-    text = repr(line[:60].decode("utf-8", "backslashreplace"))
-    return f"{text}..." if len(line) > 60 else text

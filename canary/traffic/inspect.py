@@ -1,5 +1,6 @@
 """What a trace holds, and what about it would mislead: `canary replay inspect`."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -7,13 +8,13 @@ import numpy.typing as npt
 
 from canary.policy.model import regime_names
 from canary.traffic.formats import Trace
+from canary.traffic.rows import RawRow
+from canary.traffic.table import Floats, RowsBuilder, TraceRow, TraceRows
 
 _COARSE_SHARE = 0.5
 _IDLE_S = 10.0
 _IDLE_MEAN_GAPS = 20
 _HEAD_SHARE = 0.1
-
-Floats = npt.NDArray[np.float64]
 
 
 def inspect_trace(trace: Trace, regimes: tuple[int, ...]) -> dict[str, Any]:
@@ -27,54 +28,104 @@ def inspect_trace(trace: Trace, regimes: tuple[int, ...]) -> dict[str, Any]:
         The public keys `rows`, `bad_rows`, `duration_s`, `prompt_tokens` and
         `output_tokens` (p50, p90, p99, max; interpolated, to whole tokens), `regimes`
         (name to rows, in order), `sessions`, `warnings`; also `path`, `format`,
-        `sha256`, `rate_rps` (rows over duration), `gap_cv` (standard deviation over
-        mean of the gaps; 1 for Poisson arrivals) and `prefix_reuse` (share of blocks
-        seen in an earlier row or block). None where the trace can't tell; where it
-        names no sessions, each row is one.
+        `sha256`, `left_out` (sound rows that are not replayed, such as failed
+        requests), `rate_rps` (arrivals over duration), `gap_cv` (standard deviation
+        over mean of the gaps; 1 for Poisson arrivals), `prefix_reuse` (share of blocks
+        seen in an earlier row or block), `turns_per_session` (mean) and
+        `estimated_lengths` (whether prompt lengths were counted from characters). None
+        where the trace can't tell; where it names no sessions, each row is one. Turns
+        that are due by the answer before them alone have no arrival of their own:
+        duration, rate and gaps leave them out.
     """
-    arrival_s = np.array([row.arrival_s for row in trace.rows])
+    rows = columns(trace.rows)
+    arrival_s = rows.arrival_s[timed(rows)]
     gaps_s = np.diff(arrival_s)
     duration_s = float(arrival_s[-1])
-    prompts = np.array([row.prompt_tokens for row in trace.rows])
-    outputs = np.array([row.output_tokens for row in trace.rows])
-    regime = np.searchsorted(np.array(regimes), prompts, side="right")
+    regime = np.searchsorted(np.array(regimes), rows.prompt_tokens, side="right")
     counts = np.bincount(regime, minlength=len(regimes) + 1)
-    reuse = _prefix_reuse(trace)
+    reuse = _prefix_reuse(trace, rows)
+    sessions = _sessions(rows)
     return {
         "path": trace.path,
         "format": trace.format,
         "sha256": trace.sha256,
-        "rows": len(trace.rows),
+        "rows": len(rows),
         "bad_rows": trace.bad_row_count,
+        "left_out": trace.left_out_count,
         "duration_s": duration_s,
-        "rate_rps": len(trace.rows) / duration_s if duration_s else None,
+        "rate_rps": len(arrival_s) / duration_s if duration_s else None,
         "gap_cv": float(gaps_s.std() / gaps_s.mean()) if duration_s else None,
-        "prompt_tokens": _spread(prompts),
-        "output_tokens": _spread(outputs),
+        "prompt_tokens": _spread(rows.prompt_tokens),
+        "output_tokens": _spread(rows.output_tokens[rows.output_tokens >= 0]),
+        "estimated_lengths": trace.estimated_lengths,
         "regimes": dict(zip(regime_names(regimes), counts.tolist(), strict=True)),
-        "sessions": len({row.session_id or row.index for row in trace.rows}),
+        "sessions": sessions,
+        "turns_per_session": len(rows) / sessions,
         "prefix_reuse": reuse,
-        "warnings": [*trace.warnings, *_timing_warnings(arrival_s), *_notices(reuse)],
+        "warnings": [
+            *trace.warnings,
+            *_timing_warnings(arrival_s),
+            *_notices(trace, rows, len(arrival_s), reuse),
+        ],
     }
+
+
+def columns(rows: Sequence[TraceRow]) -> TraceRows:
+    """Return the rows as columns of numbers, which those of `read_trace` are."""
+    if isinstance(rows, TraceRows):
+        return rows
+    building = RowsBuilder()
+    blocks: dict[str, int] = {}
+    for row in rows:
+        raw = RawRow(
+            round(row.arrival_s * 1e9),
+            row.prompt_tokens,
+            row.output_tokens,
+            session=row.session_id,
+            block_ids=tuple(blocks.setdefault(b, len(blocks)) for b in row.block_ids),
+            weight=row.weight,
+        )
+        building.add(raw, row.index)
+    return building.finish()
+
+
+def timed(rows: TraceRows) -> npt.NDArray[np.bool_]:
+    """Return which rows have an arrival of their own.
+
+    The others are later turns with the arrival of the turn before them: they come when
+    that one is answered.
+    """
+    by_session = np.lexsort((rows.turn, rows.session))
+    same = np.diff(rows.arrival_s[by_session], prepend=-1.0) == 0
+    own: npt.NDArray[np.bool_] = rows.turn == 0
+    own[by_session] |= ~same
+    return own
 
 
 def render_inspection(found: dict[str, Any]) -> str:
     """Return what `inspect_trace` found as lines to read."""
     rate, cv, reuse = found["rate_rps"], found["gap_cv"], found["prefix_reuse"]
-    alone = " (one per request)" if found["sessions"] == found["rows"] else ""
+    form = "{:.3g} requests/s" if rate and rate < 1 else "{:,.2f} requests/s"
+    alone = found["sessions"] == found["rows"]
+    turns = "one per request" if alone else f"{found['turns_per_session']:.1f} turns"
+    gone = f", {found['left_out']:,} not replayed" if found["left_out"] else ""
     lines = [
         f"{found['path']} ({found['format']}, sha256 {found['sha256'][:12]})",
-        f"rows      {found['rows']:,} ({found['bad_rows']:,} broken left out)",
-        f"sessions  {found['sessions']:,}{alone}",
+        f"rows      {found['rows']:,} ({found['bad_rows']:,} broken left out{gone})",
+        f"sessions  {found['sessions']:,} ({turns}{'' if alone else ' on average'})",
         f"duration  {found['duration_s']:,.1f} s",
-        f"rate      {_or_unknown(rate, '{:.2f} requests/s')}",
+        f"rate      {_or_unknown(rate, form)}",
         f"gap CV    {_or_unknown(cv, '{:.1f} (1 = Poisson)')}",
         f"reuse     {_or_unknown(reuse, '{:.1%} of prompt blocks')}",
         f"{'tokens':10}{'p50':>9}{'p90':>9}{'p99':>9}{'max':>9}",
     ]
     for name in ("prompt", "output"):
-        spread = found[f"{name}_tokens"].values()
-        lines.append(f"  {name:8}" + "".join(f"{value:>9,}" for value in spread))
+        spread = found[f"{name}_tokens"]
+        told = "".join(f"{value:>9,}" for value in spread.values()) if spread else ""
+        about = (
+            " (estimated)" if name == "prompt" and found["estimated_lengths"] else ""
+        )
+        lines.append(f"  {name:8}{told or ' not known'}{about}")
     lines.append("regimes (prompt tokens)")
     for name, rows in found["regimes"].items():
         lines.append(f"  {name:10}{rows:>9,}  {rows / found['rows']:6.1%}")
@@ -86,17 +137,23 @@ def _or_unknown(value: float | None, form: str) -> str:
     return "not known" if value is None else form.format(value)
 
 
-def _spread(tokens: npt.NDArray[np.int64]) -> dict[str, int]:
+def _spread(tokens: npt.NDArray[np.int32]) -> dict[str, int] | None:
+    if not len(tokens):
+        return None
     p50, p90, p99 = np.percentile(tokens, [50, 90, 99]).round().astype(int).tolist()
     return {"p50": p50, "p90": p90, "p99": p99, "max": int(tokens.max())}
 
 
-def _prefix_reuse(trace: Trace) -> float | None:
+def _sessions(rows: TraceRows) -> int:
+    """Count sessions; a row without one is its own."""
+    return int(np.sum(rows.turn == 0))
+
+
+def _prefix_reuse(trace: Trace, rows: TraceRows) -> float | None:
     """Share of blocks that an infinite cache would hold, rows taken in order."""
     if trace.block_tokens is None:
         return None
-    blocks = [block for row in trace.rows for block in row.block_ids]
-    return 1 - len(set(blocks)) / len(blocks)
+    return 1 - len(np.unique(rows.blocks)) / len(rows.blocks)
 
 
 def _timing_warnings(arrival_s: Floats) -> list[str]:
@@ -148,8 +205,35 @@ def _ramp_up(arrival_s: Floats) -> str | None:
     )
 
 
-def _notices(reuse: float | None) -> list[str]:
-    if not reuse:
-        return []
-    share = f"{reuse:.1%} of prompt blocks repeat an earlier one"
-    return [f"{share}: a prefix cache has to be off, or equal in both arms"]
+def _notices(trace: Trace, rows: TraceRows, own: int, reuse: float | None) -> list[str]:
+    said = []
+    later = len(rows) - own
+    if later:
+        said.append(
+            f"{later:,} rows are later turns, due by the answer before them and not by "
+            f"the clock: duration, rate and gaps are those of the other {own:,}"
+        )
+    unknown = int(np.sum(rows.output_tokens < 0))
+    if unknown == len(rows):
+        said.append("the trace doesn't tell how long the answers were")
+    elif unknown:
+        said.append(
+            f"{unknown:,} rows don't tell how long the answer was: output lengths are "
+            "those of the others"
+        )
+    if trace.estimated_lengths:
+        said.append(
+            "prompt lengths are estimated from characters, 4 to a token: regimes are "
+            "only roughly right"
+        )
+    if rows.weight is not None:
+        said.append(
+            f"a sample: its rows stand for {rows.weight.sum():,.0f} requests, lengths "
+            "and regimes are those of the rows"
+        )
+    if reuse:
+        said.append(
+            f"{reuse:.1%} of prompt blocks repeat an earlier one: a prefix cache has "
+            "to be off, or equal in both arms"
+        )
+    return said

@@ -1,233 +1,361 @@
 """From a trace and validation sets to every request of a run, before the first is sent.
 
 Nothing here depends on a clock or on a library's random generator: the same files,
-limits and seed give the same plan, byte for byte, on every machine.
+limits and seed give the same plan, byte for byte, on every machine. A plan of a week
+has millions of requests, so each is made when it is asked for, from a few numbers.
 """
 
 import hashlib
 import json
+import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Generic, TypeVar, overload
+
+import numpy as np
+import numpy.typing as npt
 
 from canary.errors import TrafficError
 from canary.traffic.formats import Trace, TraceRow
+from canary.traffic.questions import mixed, quality_request
 from canary.traffic.request import Plan, Request, TokenBlocks
 from canary.traffic.seeds import stable_seed, stable_uniform
+from canary.traffic.selection import Selected, Selection, select
 from canary.traffic.validation import ValidationItem
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Recipe:
+    """All of a plan but its speed. `items` stand in the order in which they are sent,
+    at the shares `item_at` of the time that they are mixed into."""
+
+    trace: Trace
+    selection: Selection
+    selected: Selected
+    items: tuple[ValidationItem, ...]
+    item_at: tuple[float, ...]
+    seed: int
+    sha256: str
 
 
 def make_plan(
     trace: Trace,
     items: Sequence[ValidationItem],
+    selection: Selection = Selection(),  # noqa: B008 - immutable
     *,
-    limit_prompt_tokens: int | None = None,
-    limit_output_tokens: int | None = None,
-    limit_requests: int | None = None,
-    max_output_tokens: int | None = None,
     speed: float = 1.0,
     seed: int,
 ) -> Plan:
     """Plan every request of a run, in order of arrival.
 
-    The trace's rows within the limits become requests of kind ``latency``: the first
-    `limit_requests` of them, at their recorded distances, the first at 0 seconds. The
-    items become requests of kind ``quality`` at uniformly random times over the same
-    span. Their order keeps each task's share the same in any beginning of the run, and
-    keeps the items of a group together, so that groups complete all along.
+    The trace's rows that `selection` leaves become requests at their recorded
+    distances, the first at 0 seconds: of kind ``latency`` where lengths were recorded,
+    ``live`` where the text was. The items become requests of kind ``quality`` at
+    uniformly random times over the same span. Their order keeps each task's share the
+    same in any beginning of the run, and keeps the items of a group together, so that
+    groups complete all along.
 
     Args:
         trace: Lengths and times.
         items: Questions with known answers; may be empty.
-        limit_prompt_tokens: The longest prompt that is used.
-        limit_output_tokens: The longest output that is used.
-        limit_requests: How many rows are used at most.
-        max_output_tokens: Longer outputs are cut to this many tokens.
+        selection: Which rows are used, and how often.
         speed: Recorded time over replayed time; 4 is four times faster.
         seed: Decides times and order of the items, the order of arms, and tokens.
 
     Raises:
-        TrafficError: No row is within the limits, or a request id is used twice.
+        TrafficError: No row is left, an output's length is not known, or a request id
+            is used twice.
     """
-    kept, notes = _within_limits(
-        trace, limit_prompt_tokens, limit_output_tokens, limit_requests
+    _refuse_impossible(speed)
+    selected = select(trace, selection, speed=speed, seed=seed)
+    ordered = mixed(items, seed)
+    recipe = Recipe(
+        trace=trace,
+        selection=selection,
+        selected=selected,
+        items=tuple(ordered),
+        item_at=tuple(sorted(stable_uniform("time", seed, item.id) for item in items)),
+        seed=seed,
+        sha256=_content_sha256(trace, selected, ordered, selection, seed),
     )
-    kept, cut = _cut(kept, max_output_tokens)
-    notes += cut
-    zero_s = kept[0].arrival_s
-    requests = [_latency_request(trace, row, zero_s, seed) for row in kept]
-    span_s = requests[-1].arrival_s
-    requests += _quality_requests(items, span_s, seed)
-    # The canonical order of evidence, so that what is sent is in it.
-    requests.sort(key=lambda request: (request.arrival_s, request.request_id))
-    _refuse_twins(requests)
-    if items:
-        counts = Counter(item.task for item in items)
-        tasks = ", ".join(f"{count:,} {task}" for task, count in counts.items())
-        notes += (f"{len(items):,} validation items are mixed in: {tasks}",)
-    orders = tuple(stable_seed("order", seed, r.request_id) for r in requests)
-    return _sealed(
-        Plan(
-            requests=tuple(requests),
-            arm_orders=orders,
-            seed=seed,
-            sha256="",
-            speed=1.0,
-            notes=notes,
-        ),
-        speed,
-    )
+    return _laid_out(recipe, speed)
 
 
 def with_speed(plan: Plan, speed: float) -> Plan:
     """Return the plan at another speed: arrivals scale, order and all else stay.
 
-    From a plan at speed 1 the result equals the one that `make_plan` gives for that
-    speed; from another it may differ in the last bit of an arrival.
+    The result equals the one that `make_plan` gives for that speed, unless sessions
+    were thinned to a rate.
     """
-    return _sealed(plan, speed)
+    if not isinstance(plan.recipe, Recipe):
+        raise TypeError("only a plan that make_plan made can change its speed")
+    _refuse_impossible(speed)
+    return _laid_out(plan.recipe, speed)
 
 
-def _sealed(plan: Plan, speed: float) -> Plan:
-    """Scale the arrivals to `speed` and hash everything that an arm will see."""
+def _refuse_impossible(speed: float) -> None:
     if not 0 < speed < float("inf"):
         raise TrafficError(f"a speed must be above 0, got {speed:g}; write 1x or 4x")
-    requests = tuple(
-        replace(request, arrival_s=request.arrival_s * plan.speed / speed)
-        for request in plan.requests
+
+
+def _laid_out(recipe: Recipe, speed: float) -> Plan:
+    """Put rows, in as many rounds as are asked for, and items on one line of time."""
+    at_s = recipe.selected.at_s / speed
+    rounds, period_s = _rounds(recipe, float(at_s[-1]))
+    mixed_into_s = float(recipe.selected.at_s[-1])
+    if rounds > 1:
+        whole_s = (rounds - 1) * period_s + float(at_s[-1])
+        mixed_into_s = min(recipe.selection.items_for_s or whole_s, whole_s) * speed
+    count = len(at_s)
+    begin_s = np.repeat(np.arange(rounds) * period_s, count)
+    item_s = mixed_into_s * np.array(recipe.item_at, np.float64)
+    laid = _Laid(
+        recipe,
+        speed,
+        np.concatenate([np.tile(at_s, rounds) + begin_s, item_s / speed]),
+        np.concatenate(
+            [np.tile(np.arange(count), rounds), -1 - np.arange(len(item_s))]
+        ),
+        np.repeat(np.arange(rounds + 1), [count] * rounds + [len(item_s)]),
     )
-    digest = hashlib.sha256()
-    for request, order in zip(requests, plan.arm_orders, strict=True):
-        line = json.dumps([asdict(request), order], sort_keys=True)
-        digest.update(line.encode() + b"\n")
-    digest.update(json.dumps([plan.seed, float(speed)]).encode())
-    return replace(
-        plan, requests=requests, speed=float(speed), sha256=digest.hexdigest()
+    laid.sort()
+    if recipe.selection.loop_for_s is not None:
+        laid.keep(laid.arrival_s <= recipe.selection.loop_for_s)
+    return Plan(
+        requests=_Made(len(laid.arrival_s), laid.request),
+        arm_orders=_Made(len(laid.arrival_s), laid.order),
+        seed=recipe.seed,
+        sha256=_sealed(recipe.sha256, speed),
+        speed=float(speed),
+        notes=_notes(recipe, rounds),
+        recipe=recipe,
+        asked=laid.questions(),
     )
 
 
-def _within_limits(
-    trace: Trace, prompt_tokens: int | None, output_tokens: int | None, most: int | None
-) -> tuple[list[TraceRow], tuple[str, ...]]:
-    """Return the rows that are used, and in words what is left out and why."""
-    total = len(trace.rows)
-    rows, left_out = list(trace.rows), []
+def _rounds(recipe: Recipe, span_s: float) -> tuple[int, float]:
+    """Return how often the trace is played, and how long after one begins the next.
 
-    def cut(limit: int | None, what: str, size: Callable[[TraceRow], int]) -> None:
-        if limit is None:
-            return
-        before = len(rows)
-        rows[:] = [row for row in rows if size(row) <= limit]
-        if before > len(rows):
-            gone = before - len(rows)
-            over = f"{what} over {limit:,} tokens"
-            left_out.append(f"{gone:,} with {over} ({gone / total:.1%})")
-
-    cut(prompt_tokens, "prompts", lambda row: row.prompt_tokens)
-    cut(output_tokens, "outputs", lambda row: row.output_tokens)
-    if not rows:
+    Between two rounds lies a gap of the mean length: the trace doesn't tell another.
+    """
+    until_s, count = recipe.selection.loop_for_s, len(recipe.selected.at_s)
+    period_s = span_s * count / (count - 1) if count > 1 else 0.0
+    if until_s is None:
+        return 1, period_s
+    if not period_s:
         raise TrafficError(
-            f"{trace.path}: none of {total:,} rows is within the limits: left out "
-            f"{', '.join(left_out)}; raise traffic.limit"
+            f"{recipe.trace.path}: all that is used of it arrives at the same moment, "
+            "so it can't loop; write loop: false"
         )
-    if most is not None and len(rows) > most:
-        late = len(rows) - most
-        left_out.append(f"{late:,} after the first {most:,} ({late / total:.1%})")
-        del rows[most:]
-    used = f"uses {len(rows):,} of {total:,} rows of {trace.path}"
-    notes = [f"{used}: left out {', '.join(left_out)}" if left_out else used]
-    if trace.bad_row_count:
-        notes.append(f"{trace.bad_row_count:,} further rows are broken and left out")
-    if rows[0].arrival_s > 0:
-        notes.append(
-            f"starts with the row at {rows[0].arrival_s:.1f} s, the first that is used"
-        )
-    return rows, tuple(notes)
+    return 1 + math.floor(until_s / period_s), period_s
 
 
-def _cut(
-    rows: list[TraceRow], most_tokens: int | None
-) -> tuple[list[TraceRow], tuple[str, ...]]:
-    """Return the rows with no output longer than asked for, and how many were."""
-    if most_tokens is None:
-        return rows, ()
-    longer = sum(row.output_tokens > most_tokens for row in rows)
-    cut = [
-        replace(row, output_tokens=min(row.output_tokens, most_tokens)) for row in rows
-    ]
-    return cut, (f"{longer:,} longer outputs are cut to {most_tokens:,} tokens",)
+class _Laid:
+    """The numbers of each request, and how to make it of them.
 
-
-def _latency_request(trace: Trace, row: TraceRow, zero_s: float, seed: int) -> Request:
-    request_id = f"{trace.format}-{row.index:06d}"
-    blocks = TokenBlocks(length_tokens=row.prompt_tokens, seed=seed)
-    if trace.block_tokens is not None:
-        blocks = replace(
-            blocks, block_ids=row.block_ids, block_tokens=trace.block_tokens
-        )
-    return Request(
-        request_id=request_id,
-        kind="latency",
-        arrival_s=row.arrival_s - zero_s,
-        max_output_tokens=row.output_tokens,
-        blocks=blocks,
-        session_id=row.session_id,
-        seed=stable_seed("request", seed, request_id),
-    )
-
-
-def _quality_requests(
-    items: Sequence[ValidationItem], span_s: float, seed: int
-) -> list[Request]:
-    times = sorted(span_s * stable_uniform("time", seed, item.id) for item in items)
-    return [
-        Request(
-            request_id=item.id,
-            kind="quality",
-            arrival_s=arrival_s,
-            max_output_tokens=item.max_tokens,
-            text=item.input + item.answer_prefix,
-            target=item.target,
-            scorer=item.scorer,
-            stop=item.stop,
-            task=item.task,
-            group=item.group,
-            weight=float(item.weight),
-            seed=stable_seed("request", seed, item.id),
-        )
-        for arrival_s, item in zip(times, _mixed(items, seed), strict=True)
-    ]
-
-
-def _mixed(items: Sequence[ValidationItem], seed: int) -> list[ValidationItem]:
-    """Order items so that each beginning holds every task in proportion.
-
-    Within a task, groups come in random order with their items side by side. Item j of
-    the n of a task goes to (j + u) / n, u being the task's own random offset: tasks
-    interleave like the teeth of combs.
+    `source` counts the selected rows from 0 and the items down from -1.
     """
 
-    def group_order(item: ValidationItem) -> tuple[float, str]:
-        group = item.group or item.id
-        return stable_uniform("group", seed, item.task, group), group
+    def __init__(
+        self,
+        recipe: Recipe,
+        speed: float,
+        arrival_s: npt.NDArray[np.float64],
+        source: npt.NDArray[np.int64],
+        again: npt.NDArray[np.int64],
+    ) -> None:
+        self._recipe, self._speed = recipe, speed
+        self.arrival_s, self._source, self._again = arrival_s, source, again
 
-    by_task: dict[str, list[ValidationItem]] = {}
-    for item in items:
-        by_task.setdefault(item.task, []).append(item)
-    placed = [
-        ((position + stable_uniform("task", seed, task)) / len(members), task, item)
-        for task, members in by_task.items()
-        for position, item in enumerate(sorted(members, key=group_order))
-    ]
-    placed.sort(key=lambda place: place[:2])
-    return [item for _, _, item in placed]
+    def keep(self, which: npt.NDArray[np.bool_] | list[int]) -> None:
+        """Keep these, in this order."""
+        self.arrival_s = self.arrival_s[which]
+        self._source, self._again = self._source[which], self._again[which]
 
+    def sort(self) -> None:
+        """Sort into the canonical order of evidence: by arrival, then by id."""
+        names = self._names()
+        counts = Counter(names)
+        name, count = counts.most_common(1)[0]
+        if count > 1:
+            raise TrafficError(
+                f"request id {name!r} stands for {count} requests; validation items "
+                "need ids of their own"
+            )
+        at_s = self.arrival_s.tolist()
+        self.keep(sorted(range(len(names)), key=lambda i: (at_s[i], names[i])))
 
-def _refuse_twins(requests: Iterable[Request]) -> None:
-    counts = Counter(request.request_id for request in requests)
-    name, count = counts.most_common(1)[0]
-    if count > 1:
-        raise TrafficError(
-            f"request id {name!r} stands for {count} requests; validation items need "
-            "ids of their own"
+    def request(self, index: int) -> Request:
+        recipe, source = self._recipe, int(self._source[index])
+        arrival_s = float(self.arrival_s[index])
+        if source < 0:
+            item = recipe.items[-1 - source]
+            return quality_request(item, arrival_s, recipe.seed)
+        row = recipe.trace.rows[int(recipe.selected.rows[source])]
+        return traffic_request(
+            recipe.trace,
+            row,
+            arrival_s=arrival_s,
+            weight=float(recipe.selected.weight[source]),
+            max_output_tokens=recipe.selection.max_output_tokens,
+            speed=self._speed,
+            seed=recipe.seed,
+            again=int(self._again[index]),
         )
+
+    def questions(self) -> tuple[int, ...]:
+        """Return which requests are questions."""
+        return tuple(np.flatnonzero(self._source < 0).tolist())
+
+    def order(self, index: int) -> int:
+        return stable_seed("order", self._recipe.seed, self._name(index))
+
+    def _names(self) -> list[str]:
+        return [self._name(index) for index in range(len(self._source))]
+
+    def _name(self, index: int) -> str:
+        source = int(self._source[index])
+        if source < 0:
+            return self._recipe.items[-1 - source].id
+        number = int(self._recipe.selected.index[source])
+        return _row_id(self._recipe.trace, number, int(self._again[index]))
+
+
+def traffic_request(
+    trace: Trace,
+    row: TraceRow,
+    *,
+    arrival_s: float,
+    weight: float,
+    max_output_tokens: int | None,
+    speed: float,
+    seed: int,
+    again: int = 0,
+) -> Request:
+    """Return the request that a row of a trace becomes.
+
+    Args:
+        trace: Where it stands.
+        row: The row.
+        arrival_s: When it is due.
+        weight: For how many recorded sessions its session stands.
+        max_output_tokens: The longest answer.
+        speed: The plan's, at which people think faster, too.
+        seed: The run's.
+        again: In which round of a trace that loops, from 0. Each has prompts and
+            sessions of its own, or caches would know them all from the second on.
+    """
+    name = _row_id(trace, row.index, again)
+    known = [n for n in (_output_tokens(row), max_output_tokens) if n is not None]
+    session = row.session_id
+    if session is not None and again:
+        session = f"{session}~{again}"
+    written = row.text is not None or row.messages is not None
+    return Request(
+        request_id=name,
+        kind="live" if written else "latency",
+        arrival_s=arrival_s,
+        max_output_tokens=min(known),
+        text=row.text,
+        messages=row.messages,
+        blocks=None if written else _blocks(trace, row, seed, again),
+        session_id=session,
+        turn=row.turn,
+        think_s=row.think_s / speed,
+        weight=weight,
+        seed=stable_seed("request", seed, name),
+    )
+
+
+def _output_tokens(row: TraceRow) -> int | None:
+    """Return how long the answer was or, where nobody recorded it, might have been."""
+    return row.max_tokens if row.output_tokens is None else row.output_tokens
+
+
+def _blocks(trace: Trace, row: TraceRow, seed: int, again: int) -> TokenBlocks:
+    drawn = stable_seed("round", seed, again) if again else seed
+    blocks = TokenBlocks(length_tokens=row.prompt_tokens, seed=drawn)
+    if trace.block_tokens is None:
+        return blocks
+    return replace(blocks, block_ids=row.block_ids, block_tokens=trace.block_tokens)
+
+
+def _row_id(trace: Trace, index: int, again: int) -> str:
+    name = f"{trace.format}-{index:06d}"
+    return f"{name}~{again}" if again else name
+
+
+def _notes(recipe: Recipe, rounds: int) -> tuple[str, ...]:
+    notes = [*recipe.selected.notes]
+    most = recipe.selection.max_output_tokens
+    if most is not None:
+        rows = recipe.trace.rows
+        outputs = [_output_tokens(rows[int(at)]) for at in recipe.selected.rows]
+        longer = sum(output is not None and output > most for output in outputs)
+        notes.append(f"{longer:,} longer outputs are cut to {most:,} tokens")
+    if rounds > 1:
+        notes.append(f"begins again at its end, {rounds:,} rounds in all")
+    if recipe.items:
+        counts = Counter(item.task for item in recipe.items)
+        tasks = ", ".join(f"{count:,} {task}" for task, count in counts.most_common())
+        notes.append(f"{len(recipe.items):,} validation items are mixed in: {tasks}")
+    return tuple(notes)
+
+
+def _content_sha256(
+    trace: Trace,
+    selected: Selected,
+    items: Sequence[ValidationItem],
+    selection: Selection,
+    seed: int,
+) -> str:
+    """Hash everything that an arm will see, at whatever speed.
+
+    Raises:
+        TrafficError: The length of an output isn't known.
+    """
+    digest = hashlib.sha256()
+    for position in selected.rows:
+        row = trace.rows[int(position)]
+        if _output_tokens(row) is None and selection.max_output_tokens is None:
+            raise TrafficError(
+                f"{trace.path}: row {row.index + 1:,} doesn't say how long its answer "
+                "was; write traffic.max_output_tokens: 256, or another length"
+            )
+        digest.update(repr(row).encode())
+    digest.update(selected.at_s.astype("<f8").tobytes())
+    digest.update(selected.weight.astype("<f8").tobytes())
+    for item in items:
+        digest.update(json.dumps(asdict(item), sort_keys=True).encode() + b"\n")
+    rest: list[object] = [trace.format, trace.block_tokens, selection.max_output_tokens]
+    rest += [selection.loop_for_s, selection.items_for_s, seed]
+    digest.update(json.dumps(rest).encode())
+    return digest.hexdigest()
+
+
+def _sealed(content: str, speed: float) -> str:
+    return hashlib.sha256(f"{content} {float(speed)!r}".encode()).hexdigest()
+
+
+class _Made(Sequence[Value], Generic[Value]):
+    """Values that are made when they are asked for."""
+
+    def __init__(self, count: int, make: Callable[[int], Value]) -> None:
+        self._count, self._make = count, make
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> Value: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Value, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> Value | tuple[Value, ...]:
+        if isinstance(index, slice):
+            return tuple(self._make(i) for i in range(*index.indices(self._count)))
+        return self._make(range(self._count)[index])

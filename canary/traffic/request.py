@@ -1,6 +1,8 @@
 """One unit of traffic, as the plan fixes it and as every arm receives it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 Kind = Literal["quality", "latency", "live"]
@@ -57,18 +59,28 @@ class Request:
     seed: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """Every request of a run in order of arrival: immutable, made before the first.
 
     `arm_orders[i]` seeds the order in which the arms answer request `i`.
     `sha256` is the hash of all of it but `notes`, which say in words what was filtered
-    and why.
+    and why. `recipe` is what `canary.traffic.plan.with_speed` needs; `asked` says which
+    requests are of kind ``quality``, if that is known.
     """
 
-    requests: tuple[Request, ...]
-    arm_orders: tuple[int, ...]
+    requests: Sequence[Request] = field(compare=False, repr=False)
+    arm_orders: Sequence[int] = field(compare=False, repr=False)
     seed: int
     sha256: str
     speed: float
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    recipe: object = field(default=None, compare=False, repr=False)
+    asked: tuple[int, ...] | None = field(default=None, compare=False, repr=False)
+
+    @cached_property
+    def questions(self) -> tuple[Request, ...]:
+        """The requests of kind ``quality``."""
+        if self.asked is not None:
+            return tuple(self.requests[index] for index in self.asked)
+        return tuple(r for r in self.requests if r.kind == "quality")

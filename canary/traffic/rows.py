@@ -1,116 +1,102 @@
-"""One line of a trace to one row, or the reason why it is none."""
+"""What every format has in common: a row before the trace's zero is known, its fields,
+and the reasons why a line is none.
+"""
 
 import json
 import math
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
+from typing import NamedTuple
 
-AZURE_HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens"
-MOONCAKE_BLOCK_TOKENS = 512
 MAX_TOKENS = 2**24
 """More than any model reads: a longer row is broken, not long."""
 
-_MAX_MS = 2**53
+MAX_TURNS = 2**31
+
+CHARACTERS_PER_TOKEN = 4
+"""What a token is taken for where only text was recorded: English prose has about 4."""
+
+MAX_NS = 2**62
+"""146 years, and the year 2116: times beyond are in another unit than was said."""
+
+S, MS, US, NS = 10**9, 10**6, 10**3, 1
+"""Units of time in nanoseconds."""
+
 _STAMP = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2}[ T][0-9]{2}:[0-9]{2}:[0-9]{2})"
-    r"(?:\.([0-9]{1,9}))?(?:Z|\+00:00)?"
+    r"(?:\.([0-9]{1,9}))?(Z|[+-][0-9]{2}:?[0-9]{2})?"
 )
-_MOONCAKE_FIELDS = ("timestamp", "input_length", "output_length", "hash_ids")
+_NUMBER = re.compile(r"-?[0-9]{1,24}(?:\.[0-9]{1,24})?(?:[eE][+-]?[0-9]{1,2})?")
+_WHOLE = re.compile(r"-?[0-9]{1,18}")
 
 
 class RowError(ValueError):
     """Why a line is no row; never leaves this package."""
 
 
-@dataclass(frozen=True, slots=True)
-class RawRow:
-    """A row before the trace's zero is known: `ns` since the format's own epoch."""
+class LeftOutError(ValueError):
+    """Why a sound line is not replayed; its rows are counted apart from broken ones."""
 
-    ns: int
+
+class RawRow(NamedTuple):
+    """A row before the trace's zero is known: `ns` since the format's own epoch.
+
+    `ns` is None for a turn that is due by its session alone. `estimated` says that
+    `prompt_tokens` were counted from characters. The other fields are `TraceRow`'s.
+    """
+
+    ns: int | None
     prompt_tokens: int
-    output_tokens: int
+    output_tokens: int | None = None
+    session: str | None = None
+    turn: int | None = None
+    think_ns: int = 0
     block_ids: tuple[int, ...] = ()
+    text: str | None = None
+    messages: str | None = None
+    max_tokens: int | None = None
+    weight: float = 1.0
+    estimated: bool = False
     unused: tuple[str, ...] = ()
 
 
 RowParser = Callable[[bytes], RawRow]
 
 
-def is_azure_header(line: bytes) -> bool:
-    """Return whether the line is the header of an Azure trace."""
-    return line == AZURE_HEADER.encode()
+class LineFormat(ABC):
+    """How the lines of a trace become rows; one serves all files of a trace."""
+
+    block_tokens: int | None = None
+    has_header = False
+
+    @abstractmethod
+    def start(self, head: Sequence[bytes]) -> RowParser:
+        """Begin a file with its first lines, the first its header if it has one.
+
+        Raises:
+            RowError: It is not such a file.
+        """
+
+    def warnings(self) -> tuple[str, ...]:
+        """Return what about the rows so far would mislead."""
+        return ()
 
 
-def azure_row(line: bytes) -> RawRow:
-    """Read ``2023-11-16 18:15:46.6805900,374,44``."""
-    fields = _text(line).split(",")
-    if len(fields) != 3:
-        raise RowError(f"expected 3 fields, got {len(fields)}")
-    stamp, prompt, output = fields
-    return RawRow(
-        ns=_stamp_ns(stamp),
-        prompt_tokens=_tokens("ContextTokens", _whole("ContextTokens", prompt)),
-        output_tokens=_tokens("GeneratedTokens", _whole("GeneratedTokens", output)),
-    )
-
-
-def looks_like_mooncake(line: bytes) -> bool:
-    """Return whether the line is a JSON object with Mooncake's fields.
-
-    The qwen-bailian traces have the same four and a `chat_id`, but count seconds and
-    blocks of 16: taken for Mooncake they would run a thousand times too fast.
-    """
-    try:
-        row = _json_object(line)
-    except RowError:
-        return False
-    return all(name in row for name in _MOONCAKE_FIELDS) and "chat_id" not in row
-
-
-def mooncake_row(line: bytes) -> RawRow:
-    """Read one JSON object; `timestamp` is in whole milliseconds."""
-    row = _json_object(line)
-    missing = [name for name in _MOONCAKE_FIELDS if name not in row]
-    if missing:
-        raise RowError(f"{missing[0]} is missing")
-    ms = _json_whole("timestamp", row["timestamp"])
-    if not 0 <= ms <= _MAX_MS:
-        raise RowError("timestamp is negative" if ms < 0 else "timestamp is too large")
-    prompt = _tokens("input_length", _json_whole("input_length", row["input_length"]))
-    output = _json_whole("output_length", row["output_length"])
-    return RawRow(
-        ns=ms * 10**6,
-        prompt_tokens=prompt,
-        output_tokens=_tokens("output_length", output),
-        block_ids=_block_ids(row["hash_ids"], prompt),
-        unused=tuple(name for name in row if name not in _MOONCAKE_FIELDS),
-    )
-
-
-def _block_ids(ids: object, prompt_tokens: int) -> tuple[int, ...]:
-    if not isinstance(ids, list):
-        raise RowError("hash_ids is not a list")
-    expected = math.ceil(prompt_tokens / MOONCAKE_BLOCK_TOKENS)
-    if len(ids) != expected:
-        raise RowError(
-            f"hash_ids holds {len(ids)} ids, but {prompt_tokens} tokens are {expected} "
-            f"blocks of {MOONCAKE_BLOCK_TOKENS}"
-        )
-    return tuple(_json_whole("hash_ids", block) for block in ids)
-
-
-def _text(line: bytes) -> str:
+def text_of(line: bytes) -> str:
+    """Return the line as text."""
     try:
         return line.decode()
     except UnicodeDecodeError:
         raise RowError("not text in UTF-8") from None
 
 
-def _json_object(line: bytes) -> dict[str, object]:
+def json_object(line: bytes) -> dict[str, object]:
+    """Return the JSON object on the line."""
     try:
-        row = json.loads(_text(line))
+        row = json.loads(text_of(line))
     except RowError:
         raise
     except (ValueError, RecursionError):  # also a number of more than 4,300 digits
@@ -120,19 +106,29 @@ def _json_object(line: bytes) -> dict[str, object]:
     return row
 
 
-def _json_whole(name: str, value: object) -> int:
+def field(row: Mapping[str, object], name: str) -> object:
+    """Return what the row says under the name."""
+    if name not in row:
+        raise RowError(f"{name} is missing")
+    return row[name]
+
+
+def json_whole(name: str, value: object) -> int:
+    """Return a whole number from JSON."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise RowError(f"{name} is not a whole number")
     return value
 
 
-def _whole(name: str, text: str) -> int:
-    if not re.fullmatch(r"-?[0-9]{1,18}", text):
+def csv_whole(name: str, text: str) -> int:
+    """Return a whole number from a CSV field."""
+    if not _WHOLE.fullmatch(text):
         raise RowError(f"{name} is {'not a whole number' if text else 'missing'}")
     return int(text)
 
 
-def _tokens(name: str, value: int) -> int:
+def tokens(name: str, value: int) -> int:
+    """Return a length that a request can have."""
     if value <= 0:
         raise RowError(f"{name} is {'negative' if value else 'zero'}")
     if value > MAX_TOKENS:
@@ -140,15 +136,120 @@ def _tokens(name: str, value: int) -> int:
     return value
 
 
-def _stamp_ns(text: str) -> int:
+def turn_number(name: str, value: int) -> int:
+    """Return a turn that a session can have."""
+    if not 0 <= value < MAX_TURNS:
+        raise RowError(f"{name} is {'negative' if value < 0 else 'too large'}")
+    return value
+
+
+def token_limit(name: str, value: object) -> int | None:
+    """Return the limit that a client set; one beyond any model is none."""
+    if value is None:
+        return None
+    limit = json_whole(name, value)
+    return None if limit > MAX_TOKENS else tokens(name, limit)
+
+
+def stamp_ns(name: str, text: str) -> int:
+    """Return the time of an ISO 8601 stamp since 1970; without a zone it is in UTC."""
     match = _STAMP.fullmatch(text)
     if not match:
-        raise RowError(f"TIMESTAMP is {'not a time' if text else 'missing'}")
+        raise RowError(f"{name} is {'not a time' if text else 'missing'}")
     try:
-        second = datetime.fromisoformat(match[1]).replace(tzinfo=UTC)
-    except ValueError:
-        raise RowError("TIMESTAMP is not a time") from None
+        zone = (match[3] or "Z").replace("Z", "+00:00")
+        second = datetime.fromisoformat(match[1] + zone)
+        since = second - datetime(1970, 1, 1, tzinfo=UTC)
+    except (ValueError, OverflowError):
+        raise RowError(f"{name} is not a time") from None
     # `%f` knows six digits; Azure writes seven, and each counts.
-    since = second - datetime(1970, 1, 1, tzinfo=UTC)
     seconds = since.days * 86_400 + since.seconds
-    return seconds * 10**9 + int((match[2] or "").ljust(9, "0"))
+    return bounded_ns(name, seconds * S + int((match[2] or "").ljust(9, "0")))
+
+
+def number_ns(name: str, value: object, unit_ns: int) -> int:
+    """Return a number of that unit in nanoseconds, as exact as it was written.
+
+    A float is taken as the shortest text that stands for it: what a file says of an
+    epoch with six digits comes out exact.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        ns = value * unit_ns
+    elif isinstance(value, float) and math.isfinite(value):
+        ns = round(Decimal(repr(value)) * unit_ns)
+    elif isinstance(value, str) and _NUMBER.fullmatch(value):
+        ns = round(Decimal(value) * unit_ns)
+    elif value is None or value == "":
+        raise RowError(f"{name} is missing")
+    else:
+        raise RowError(f"{name} is not a number")
+    if ns < 0:
+        raise RowError(f"{name} is negative")
+    return bounded_ns(name, ns)
+
+
+def is_number(text: str) -> bool:
+    """Return whether the text is a number, not a time."""
+    return _NUMBER.fullmatch(text) is not None
+
+
+def bounded_ns(name: str, ns: int) -> int:
+    """Return a time that is within reach."""
+    if not -MAX_NS < ns < MAX_NS:
+        raise RowError(
+            f"{name} is too large: beyond the year 2116 (is it in a finer unit?)"
+        )
+    return ns
+
+
+def estimated_tokens(characters: int) -> int:
+    """Return how many tokens so much text is taken for."""
+    if not characters:
+        raise RowError("the prompt is empty")
+    return tokens("the prompt", -(-characters // CHARACTERS_PER_TOKEN))
+
+
+def messages_text(name: str, value: object) -> tuple[str, int]:
+    """Return a chat's messages as JSON text, and how many characters they say."""
+    if not isinstance(value, list) or not value:
+        raise RowError(f"{name} is not a list of messages")
+    characters = 0
+    for message in value:
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            raise RowError(f"{name} holds a message without a role")
+        characters += _said(name, message.get("content"))
+    return json_text(name, value), characters
+
+
+def json_text(name: str, value: object) -> str:
+    """Return the value as JSON text that every reader takes."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (ValueError, RecursionError):
+        raise RowError(f"{name} holds a number that JSON does not have") from None
+    return storable(name, text)
+
+
+def storable(name: str, text: str) -> str:
+    """Return text that can be written as UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise RowError(f"{name} holds half a character (a lone surrogate)") from None
+    return text
+
+
+def _said(name: str, content: object) -> int:
+    if content is None:  # an assistant's message that is a tool call
+        return 0
+    if isinstance(content, str):
+        return len(content)
+    if not isinstance(content, list):
+        raise RowError(f"{name} holds a message whose content is not text")
+    characters = 0
+    for part in content:
+        text = part.get("text") if isinstance(part, dict) else None
+        if not isinstance(text, str):
+            raise RowError(f"{name} holds more than text (images, sound, files)")
+        characters += len(text)
+    return characters

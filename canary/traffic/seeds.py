@@ -19,6 +19,16 @@ def stable_uniform(*names: int | str) -> float:
     return (stable_seed(*names) >> 10) / 2**53
 
 
+def stable_uniforms(size: int, *names: int | str) -> npt.NDArray[np.float64]:
+    """Return numbers in (0, 1), as many as asked for, that depend on the names alone.
+
+    More of them begin with the same ones.
+    """
+    key = int.from_bytes(_digest("uniforms", *names))
+    raw = np.asarray(np.random.Philox(key=key).random_raw(size), np.uint64)
+    return ((raw >> np.uint64(12)).astype(np.float64) + 0.5) / 2**52
+
+
 def token_blocks(
     blocks: TokenBlocks, *, request_id: str, low: int, high: int
 ) -> npt.NDArray[np.int64]:

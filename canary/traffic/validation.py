@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from canary.errors import TrafficError
-from canary.traffic.lines import file_sha256, numbered_lines
+from canary.traffic.lines import LineFile
 
 SCORERS = ("exact", "includes_all", "includes_any")
 DEFAULT_MAX_TOKENS = 32
@@ -57,7 +57,7 @@ class ValidationSet:
 
 
 def read_validation(paths: Iterable[str | Path]) -> tuple[ValidationSet, ...]:
-    """Read validation sets, plain or gzip.
+    """Read validation sets, plain, gzip or zstd.
 
     Each item needs `id`, `input`, `target` and `task`; null stands for "not given".
 
@@ -82,7 +82,8 @@ def groups_by_task(sets: Iterable[ValidationSet]) -> dict[str, int]:
 def _read_set(path: str | Path, seen: dict[str, str]) -> ValidationSet:
     items: list[ValidationItem] = []
     faults: list[str] = []
-    for number, line in numbered_lines(path):
+    lines = LineFile(path)
+    for number, line in lines:
         item, wrong = _read_item(line)
         place = f"{path}:{number}"
         if item and item.id in seen:
@@ -91,11 +92,12 @@ def _read_set(path: str | Path, seen: dict[str, str]) -> ValidationSet:
             seen[item.id] = place
             items.append(item)
         faults += [f"{place}: {fault}" for fault in wrong]
+    lines.refuse_empty(empty=not items and not faults)
     if faults:
         more = len(faults) - _FAULTS_SHOWN
         tail = [f"{path}: and {more:,} more"] if more > 0 else []
         raise TrafficError("\n".join(faults[:_FAULTS_SHOWN] + tail))
-    return ValidationSet(path=str(path), sha256=file_sha256(path), items=tuple(items))
+    return ValidationSet(path=str(path), sha256=lines.sha256, items=tuple(items))
 
 
 def _read_item(line: bytes) -> tuple[ValidationItem | None, list[str]]:

@@ -193,11 +193,12 @@ def test_a_drop_forgets_all_that_was_not_sent(made):
     schedule.add(job(2, 0.0, [a], session="s", turn=1))
     schedule.add(job(3, 9.0, [a], session="t"))
     run(schedule, 0.0)
-    schedule.drop()
+    dropped = schedule.drop()
     schedule.ended(first, a, 1.0)
     schedule.add(job(4, 2.0, [a], session="t", turn=1))
     run(schedule, 99.0)
 
+    assert {1, 2, 3} == dropped
     assert [0, 4] == notes.order("a")
 
 

@@ -15,9 +15,10 @@ from pathlib import Path
 from canary.arms.local import start_local_arms
 from canary.evidence.journal import Journal, RunFolder
 from canary.policy.model import Policy
-from canary.runner import Runner, arms_of
+from canary.runner import Runner
 from canary.testing import FakeClock, Quiet, ScriptedVariant
 from canary.traffic.request import Plan, Request, TokenBlocks
+from canary.watches import arms_of
 
 STEPS = 10
 

@@ -15,6 +15,9 @@ def rows_of(index, *, arms):
     """One request's rows, with every kind of hole that a runner leaves."""
     quality = index % 3 == 0
     failed = index % 7 == 0
+    if index % 11 == 4:  # shed: sent to no arm
+        return [shed(index, arm) for arm in arms]
+    timed = "live" if index % 2 else "latency"
     return [
         Observation(
             request_id=f"r{index:05d}",
@@ -22,7 +25,7 @@ def rows_of(index, *, arms):
             arrived_s=float(index // 2),  # ties
             status=Status.ERROR if failed and arm == "b" else Status.OK,
             prompt_tokens=100 + index,
-            kind="quality" if quality else "latency",
+            kind="quality" if quality else timed,
             task="code" if quality else None,
             group=f"g{index // 6}" if quality else None,
             session_id=f"s{index // 4}" if index % 2 else None,
@@ -31,12 +34,24 @@ def rows_of(index, *, arms):
             ttft_s=None if failed else 0.1 + index / 1000,
             service_s=0.2 + index / 500,
             latency_s=None if arm == CONTROL_ARM else 0.3 + index / 400,
+            send_lag_s=None if index % 2 else index / 10_000,
             peak_memory_bytes=1000 + index,
             kernel=f"kernel-{arm}",
             device="cpu",
         )
         for arm in arms
     ]
+
+
+def shed(index, arm):
+    return Observation(
+        request_id=f"r{index:05d}",
+        arm=arm,
+        arrived_s=float(index // 2),
+        status=Status.SHED,
+        prompt_tokens=100 + index,
+        kind="latency",
+    )
 
 
 def same(mine, theirs):
@@ -65,8 +80,8 @@ def test_pairs_are_those_of_the_table():
     live = store.pairs(baseline="a", candidate="b")
     judged = pair_up(to_table(recorded), baseline="a", candidate="b")
 
-    assert len(live) == 3000
-    assert len(live.control) == 600
+    assert len(live) == 3000 - 273
+    assert len(live.control) == 600 - 55
     assert [] == [
         f.name
         for f in fields(live)
@@ -80,7 +95,7 @@ def test_an_arm_that_was_released_leaves_its_pairs():
     for index in range(40):
         store.append(rows_of(index, arms=["a", "b"] if index < 10 else ["a"]))
 
-    assert len(store.pairs(baseline="a", candidate="b")) == 10
+    assert len(store.pairs(baseline="a", candidate="b")) == 9
     assert store.pairs(baseline="a", candidate="b").control is None
     assert store.last_arrived_s == pytest.approx(19.0)
     assert store.peak_bytes() == {"a": 1039, "b": 1009}

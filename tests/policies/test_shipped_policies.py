@@ -11,10 +11,12 @@ from canary.arms.local import LocalArm
 from canary.evidence.journal import Journal, RunFolder, read_segments
 from canary.judge import Ended, judge
 from canary.policy.load import comparable, load_policies, missing_files
+from canary.prepare import prepare
 from canary.record import ended_of, read_run
-from canary.runner import Runner, arms_of
+from canary.runner import Runner
 from canary.testing import FakeClock, Quiet, ScriptedVariant
 from canary.traffic.plan import with_speed
+from canary.watches import arms_of
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = [ROOT / "reports/samples/demo", ROOT / "reports/samples/h200"]
@@ -23,7 +25,7 @@ PATHS = sorted((ROOT / "policies").glob("*.yaml"))
 
 @pytest.fixture(scope="module")
 def prepared():
-    return experiment.prepare(load_policies(PATHS), seed=0)
+    return prepare(load_policies(PATHS), seed=0)
 
 
 def test_the_policies_for_a_gpu_can_be_run_together():
@@ -31,7 +33,7 @@ def test_the_policies_for_a_gpu_can_be_run_together():
     policies = load_policies(sorted((ROOT / "policies/gpu").glob("*.yaml")))
     comparable(policies)
 
-    plan = experiment.prepare(policies, seed=0).plan
+    plan = prepare(policies, seed=0).plan
 
     assert len(policies) == 2
     assert [] == [fault for policy in policies for fault in missing_files(policy)]

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from canary.policy.load import load_policies
+from canary.policy.load import load_policies, load_policy
+from canary.policy.model import variant_name
 
 HERE = Path(__file__).parent
 
@@ -57,7 +58,32 @@ KEYS = [
 WINDOW = "{pattern: sliding_window, window: 256}"
 CHANGES = [
     ("2x", "2"),
-    ("2x", "2x\n  loop: true"),
+    ("2x", "2x\n  loop: sometimes"),
+    ("2x", "2x\n  sample: 0%"),
+    ("2x", "2x\n  sample: 10"),
+    ("2x", "2x\n  sample: {1k-2k: 10%}"),
+    ("2x", "2x\n  sample: {1k-4k: 10%, rest: 100%}"),
+    ("2x", "2x\n  sample: {1k-2k: 10, rest: 100%}"),
+    ("2x", "2x\n  rate: 2"),
+    ("2x", "2x\n  rate: 0/s"),
+    ("2x", "{baseline_load: 60%}\n  rate: 2/s"),
+    ("2x", "2x\n  tick_spread: 3"),
+    ("2x", "2x\n  crop: 10m"),
+    ("2x", "2x\n  crop: {form: 10m}"),
+    ("2x", "2x\n  crop: {for: 0s}"),
+    ("2x", "2x\n  columns: ts"),
+    ("2x", "2x\n  columns: {time: ts}"),
+    ("2x", "2x\n  columns: {arrival: 5}"),
+    ("2x", "2x\n  format: azure\n  columns: {arrival: ts}"),
+    ("2x", "2x\n  on_overload: shed"),
+    ("2x", "2x\n  max_in_flight: 0"),
+    ("2x", "1x\n  follow: true"),
+    ("2x", "1x\n  follow: true\n  max_output_tokens: 16\n  loop: true"),
+    ("2x", "1x\n  follow: true\n  max_output_tokens: 16\n  format: azure"),
+    ("2x", "2x\n  follow: true\n  max_output_tokens: 16"),
+    ("{model: reference}", "{model: 'http://localhost:8000/v1', served_model: a}"),
+    ("{model: reference}", "{model: reference, served_model: a}"),
+    ("{model: reference}", "{model: reference, api_key_env: KEY}"),
     ("2x", "[2x]"),
     ("2x", "2x\n  timeout: 90"),
     ("2x", "0x"),
@@ -169,6 +195,40 @@ def test_one_wrong_value_yields_one_sentence(
 
     assert [] == [case for case in cases if case[0] not in good]
     golden(f"{name}.txt", "\n".join(lines) + "\n")
+
+
+SERVERS = """\
+version: 1
+name: servers
+baseline: {model: 'http://dense:8000/v1', served_model: llama}
+candidate: {model: 'http://sparse:8000/v1', served_model: llama}
+traffic: {source: trace.csv}
+gates: [{metric: errors, margin: 1%}]
+decision: {min_duration: 1h, max_duration: 7d}
+"""
+SERVER_CHANGES = [
+    ("source: trace.csv", "source: trace.csv, speed: {baseline_load: 60%}"),
+    ("metric: errors, margin: 1%", "metric: memory, quantile: p50, max_ratio: 1.1"),
+    ("'http://sparse:8000/v1', served_model: llama", "'http://sparse:8000/v1'"),
+    ("'http://sparse:8000/v1', served_model: llama", "reference"),
+    ("'http://sparse:8000/v1'", "'http://dense:8000/v1'"),
+    ("'http://sparse:8000/v1'", "'http://sparse:8000/v1', attention: dense"),
+    ("source: trace.csv", "source: trace.csv, on_overload: drop"),
+]
+
+
+def test_what_servers_can_not_be_asked_is_one_sentence(
+    faults_of: FaultsOf, write: Callable[..., Path], golden: Golden
+) -> None:
+    """A good policy on servers passes; each thing that they can't do is said once."""
+    lines = []
+    for old, new in SERVER_CHANGES:
+        faults = faults_of(SERVERS.replace(old, new))
+        lines += [_short(new), *(f"    {fault}" for fault in faults)]
+
+    names = [variant_name(load_policy(write(SERVERS)).candidate)]
+    assert ["llama@sparse:8000"] == names
+    golden("servers.txt", "\n".join(lines) + "\n")
 
 
 def test_what_is_no_policy_at_all_is_said_in_one_sentence(

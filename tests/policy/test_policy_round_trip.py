@@ -79,9 +79,13 @@ def policies(draw: st.DrawFn) -> dict[str, Any]:
     traffic = st.fixed_dictionaries(
         {"source": WORDS},
         optional={
-            "format": st.sampled_from(["auto", "azure", "mooncake"]),
+            "format": st.sampled_from(["auto", "csv", "parquet"]),
             "speed": st.sampled_from(["1x", "0.25x", {"baseline_load": "60%"}]),
-            "loop": st.just(False),
+            "loop": st.booleans(),
+            "crop": st.sampled_from([{"from": "10m"}, {"from": "0s", "for": "1h"}]),
+            "sample": st.sampled_from(["10%", {"rest": "0.5%"}]),
+            "tick_spread": st.sampled_from(["auto", "off", "3s"]),
+            "columns": st.just({"arrival": "ts", "prompt_tokens": "in"}),
             "limit": limit,
         },
     )

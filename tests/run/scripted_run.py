@@ -15,6 +15,7 @@ from canary import experiment
 from canary.arms.local import start_local_arms
 from canary.evidence.journal import RunFolder
 from canary.policy.load import load_policies
+from canary.prepare import prepare
 from canary.testing import Quiet, ScriptedVariant
 
 
@@ -65,7 +66,7 @@ def main():
     )
     if action == "run":
         policies = load_policies([Path("quick.yaml")])
-        prepared = experiment.prepare(policies, seed=3)
+        prepared = prepare(policies, seed=3)
         found = experiment.execute(
             prepared, folder, place, command="scripted", listener=Quiet()
         )

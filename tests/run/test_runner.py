@@ -13,18 +13,18 @@ from canary.evidence.observation import Status, from_table
 from canary.evidence.pairs import CONTROL_ARM
 from canary.judge import Ended, judge
 from canary.policy.model import Policy
-from canary.runner import (
+from canary.runner import Runner
+from canary.testing import FakeClock, Quiet, ScriptedVariant
+from canary.traffic.request import Plan, Request, TokenBlocks
+from canary.warmup import busy_s, warm_up
+from canary.watches import (
     BUDGET,
     DECIDED,
     END_OF_TRAFFIC,
     INTERRUPTED,
     MAX_DURATION,
-    Runner,
     arms_of,
 )
-from canary.testing import FakeClock, Quiet, ScriptedVariant
-from canary.traffic.request import Plan, Request, TokenBlocks
-from canary.warmup import busy_s, warm_up
 
 DENSE, WINDOW = "reference/dense", "reference/sliding_window(window=256)"
 

@@ -23,9 +23,9 @@ from canary.evidence.lease import Lease
 from canary.evidence.observation import Status
 from canary.keeper import Expected, StatusKeeper, expected_verdict
 from canary.policy.model import Policy
-from canary.runner import DECIDED, INTERRUPTED
 from canary.status import RunState, kept_status, read_status
 from canary.testing import FakeClock, observe
+from canary.watches import DECIDED, INTERRUPTED
 
 GATE = GateResult(
     name="accuracy contracts",

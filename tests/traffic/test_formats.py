@@ -27,16 +27,6 @@ def mooncake(**changes: object) -> str:
     return json.dumps(row | changes) + "\n"
 
 
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    def write(content: str | bytes, name: str = "trace") -> Path:
-        path = tmp_path / name
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-        return path
-
-    return write
-
-
 def test_azure_keeps_seven_digits(write: Write) -> None:
     """The seventh fractional digit of a time stamp reaches the offset."""
     rows = read_trace(write(AZURE)).rows
@@ -105,6 +95,34 @@ def test_shipped_mooncake_file() -> None:
     assert (7851, 2397.0) == (len(trace.rows), trace.rows[-1].arrival_s)
     assert 800 == len({row.arrival_s for row in trace.rows})
     assert {"0"} == {row.block_ids[0] for row in trace.rows}
+
+
+def test_first_two_azure_offsets() -> None:
+    """Digits beyond the third count: 4.314579 s, not 4.31."""
+    rows = read_trace(REPLAY / "azure-conversation-2023.csv.gz").rows
+
+    assert [0.0, 4.314579] == [row.arrival_s for row in rows[:2]]
+
+
+def test_shipped_conversation_file() -> None:
+    """The shipped part of the conversation trace is its first 40 minutes."""
+    path = REPLAY / "azure-conversation-2023.csv.gz"
+    trace = read_trace(path)
+
+    assert 525_882 == len(gzip.decompress(path.read_bytes()))
+    assert ("azure", 14178, 0) == (trace.format, len(trace.rows), trace.bad_row_count)
+    assert 2400.2 == round(trace.rows[-1].arrival_s, 1)
+    assert () == trace.warnings
+
+
+def test_the_2024_files_are_azure_too(write: Write) -> None:
+    """The same header with six digits and a zone; an hour's shift is an hour."""
+    stamps = ("2024-05-10 00:00:00.009930+00:00", "2024-05-10 00:00:01+00:00")
+    later = "2024-05-10 02:00:01+01:00"
+    text = HEADER + "".join(f"{stamp},1,1\r\n" for stamp in (*stamps, later))
+    rows = read_trace(write(text)).rows
+
+    assert [0.0, 0.99007, 3600.99007] == [row.arrival_s for row in rows]
 
 
 def test_mooncake_counts_milliseconds(write: Write) -> None:
@@ -296,7 +314,7 @@ def test_explicit_format_wins(write: Write) -> None:
 
 def test_unknown_format_is_named(write: Write) -> None:
     """A format that isn't there is answered with those that are."""
-    with pytest.raises(TrafficError, match="'burst'; write auto, azure or mooncake"):
+    with pytest.raises(TrafficError, match="'burst'; write auto, azure, mooncake"):
         read_trace(write(AZURE), format="burst")
 
 

@@ -128,3 +128,86 @@ def test_result_is_json_and_text() -> None:
     assert found == json.loads(json.dumps(found, allow_nan=False))
     for part in ("531", "52.9 s", "1,364", "100.0%", "(one per request)"):
         assert part in text
+
+
+def test_sessions_and_turns() -> None:
+    """Later turns without a time of their own are counted, but have no gaps."""
+    found = inspect_trace(read_trace(REPLAY / "tracelab-multi-session.csv"), REGIMES)
+
+    assert (303, 48, 6.3) == (
+        found["rows"],
+        found["sessions"],
+        round(found["turns_per_session"], 1),
+    )
+    assert (9.877, 4.9) == (found["duration_s"], round(found["rate_rps"], 1))
+    assert 0.776 == round(found["prefix_reuse"], 3)
+    assert found["warnings"][0].startswith("255 rows are later turns")
+    assert "48 (6.3 turns on average)" in render_inspection(found)
+
+
+def test_conversation_facts() -> None:
+    """The conversation trace's published facts come out."""
+    path = REPLAY / "azure-conversation-2023.csv.gz"
+    found = inspect_trace(read_trace(path), REGIMES)
+
+    assert {"p50": 1015, "p90": 4074, "p99": 4121, "max": 14050} == found[
+        "prompt_tokens"
+    ]
+    assert (115, 421, 598) == tuple(
+        found["output_tokens"][p] for p in ("p50", "p90", "p99")
+    )
+    assert [14177, 1, 0, 0] == list(found["regimes"].values())
+    assert (5.91, 1.1) == (round(found["rate_rps"], 2), round(found["gap_cv"], 1))
+
+
+def test_what_a_trace_does_not_tell_is_said(tmp_path: Path) -> None:
+    """Unknown outputs are null, not zero, and estimated lengths are called so."""
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"arrival": 0, "text": "abcdefgh"}\n{"arrival": 1, "text": "x"}\n')
+    found = inspect_trace(read_trace(path), REGIMES)
+    text = render_inspection(found)
+
+    assert (None, True) == (found["output_tokens"], found["estimated_lengths"])
+    assert "doesn't tell how long the answers were" in found["warnings"][0]
+    assert "estimated from characters" in found["warnings"][1]
+    assert "output   not known" in text
+    assert "(estimated)" in text
+
+
+def test_rows_left_out_are_counted(tmp_path: Path) -> None:
+    """Failed requests are neither rows nor broken ones."""
+    path = tmp_path / "burst.csv"
+    head = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
+    path.write_text(f"{head}1,m,5,0,5,x\n1,m,5,2,7,x\n9,m,5,2,7,x\n")
+    found = inspect_trace(read_trace(path), REGIMES)
+
+    assert (2, 0, 1) == (found["rows"], found["bad_rows"], found["left_out"])
+    assert "1 not replayed" in render_inspection(found)
+
+
+def test_a_sample_is_called_one() -> None:
+    """Rows with weights stand for more requests than there are rows."""
+    rows = [
+        TraceRow(index=n, arrival_s=n, prompt_tokens=9, output_tokens=9, weight=w)
+        for n, w in enumerate((1.0, 20.0, 4.0))
+    ]
+    trace = Trace(path="t", sha256="", format="ingress", rows=tuple(rows))
+    (warning,) = inspect_trace(trace, REGIMES)["warnings"]
+
+    assert "its rows stand for 25 requests" in warning
+
+
+def test_turns_with_a_time_of_their_own_have_gaps(tmp_path: Path) -> None:
+    """A later turn counts for the rate if it was timed, and not if it follows."""
+    row = {"input_length": 9, "output_length": 5, "hash_ids": [1], "session_id": "a"}
+    stamps: tuple[dict, ...] = ({"timestamp": 0}, {"timestamp": 4000}, {"delay": 9})
+    path = tmp_path / "trace"
+    path.write_text("".join(json.dumps(row | stamp) + "\n" for stamp in stamps))
+    found = inspect_trace(read_trace(path), REGIMES)
+
+    assert (4.0, 0.5, 3.0) == (
+        found["duration_s"],
+        found["rate_rps"],
+        found["turns_per_session"],
+    )
+    assert found["warnings"][0].startswith("1 rows are later turns")

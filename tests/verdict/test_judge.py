@@ -294,6 +294,38 @@ def test_too_many_void_requests_make_the_run_invalid(policy_of, table_of):
     assert "void or shed" in decision.because[0]
 
 
+def test_requests_sent_too_late_make_the_run_invalid(policy_of, table_of):
+    """What came late is the sender's, not an arm's; up to 1 % of it is forgiven."""
+    fine, late = ([0.3 if i % n == 0 else 0.001 for i in range(400)] for n in (200, 50))
+    arm = {"score": [1.0] * 400}
+    found = [
+        judge(
+            policy_of(ACCURACY),
+            table_of(
+                {**arm, "send_lag_s": lag_s},
+                {**arm, "send_lag_s": [0.0] * 400},
+                kind="quality",
+                task="contracts",
+            ),
+            run="r",
+        )
+        for lag_s in (fine, late)
+    ]
+
+    assert [0.01, 0.02] == [decision.validity.late_share for decision in found]
+    assert [True, False] == [decision.validity.valid for decision in found]
+    assert Verdict.INVALID is found[1].verdict
+    assert "8 of 400 requests (2.0%) were sent over 50 ms late" in (found[1].because[0])
+
+
+def test_a_tight_limit_on_first_tokens_tightens_the_schedule(policy_of):
+    """A limit of 200 ms to the first token allows no 50 ms of our own."""
+    tight = {"metric": "ttft", "over": "200ms", "margin": "1%"}
+
+    assert 0.05 == policy_of(ACCURACY).send_lag_limit_s
+    assert 0.01 == policy_of(ACCURACY, tight).send_lag_limit_s
+
+
 def test_answers_missing_on_one_side_make_the_run_invalid(policy_of):
     """Unequal losses are a fault of the run, not evidence about the candidate."""
     arrivals = [float(i) for i in range(200)]

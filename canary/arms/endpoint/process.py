@@ -117,8 +117,7 @@ class _Dispatcher(asyncio.Protocol):
             elif what == "zero":
                 self._begin(*values)
             elif what == "drop":
-                self._early = [] if self._early is not None else None
-                self._schedule.drop()
+                self._drop()
             else:
                 self._start(*values)
         self._set_timer()
@@ -149,6 +148,12 @@ class _Dispatcher(asyncio.Protocol):
         self._zero_s = zero_s
         for job in early:
             self._add(job)
+
+    def _drop(self) -> None:
+        early = self._early or []
+        self._early = None if self._early is None else []
+        dropped = self._schedule.drop() | {job.index for job in early}
+        self._link.write(pack(["dropped", sorted(dropped)]))
 
     def _take(
         self,

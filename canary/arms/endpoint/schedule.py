@@ -143,18 +143,26 @@ class Schedule:
             due_s, waited = lane.queue.popleft()
             self._send(waited, lane, due_s)
 
-    def drop(self) -> None:
-        """Forget everything that hasn't been sent."""
+    def drop(self) -> set[int]:
+        """Forget everything that hasn't been sent.
+
+        Returns:
+            The numbers of the jobs that some lane of theirs won't get.
+        """
         unsent = [(job, job.lanes[place]) for _, _, place, job in self._coming]
         self._coming.clear()
         for lane in self._lanes:
             unsent += ((job, lane) for _, job in lane.queue)
             lane.queue.clear()
-            for session in lane.sessions.values():
-                session.parked.clear()
         for job, lane in unsent:
             if job.session is not None:
                 lane.sessions[job.session].running -= 1
+        dropped = {job.index for job, _ in unsent if job.taken is not False}
+        for lane in self._lanes:
+            for session in lane.sessions.values():
+                dropped |= {job.index for job in session.parked}
+                session.parked.clear()
+        return dropped
 
     def _follow(self, session: _Session, place: int, job: Job) -> None:
         """Let a turn come whose predecessor, if there is one, is over in that lane."""

@@ -86,6 +86,7 @@ class EndpointSender:
         self._unpacker = Unpacker()
         self._offered: dict[int, _Offered] = {}
         self._done: list[Delivery] = []
+        self._dropped: list[int] | None = None
         self._asks = itertools.count(-1, -1)
 
     def start(self) -> None:
@@ -163,12 +164,20 @@ class EndpointSender:
                     return delivery.answers[arm].completion
             self._receive(None)
 
-    def drop(self) -> None:
+    def drop(self) -> list[int]:
         """Send nothing more of what was offered; what is in flight is waited for.
 
-        A request that wasn't sent to all of its arms never comes back.
+        Returns:
+            The numbers of what never comes back: it wasn't sent to all of its arms.
+
+        Raises:
+            ArmError: The process is gone.
         """
+        self._dropped = None
         self._send(pack(["drop"]))
+        while self._dropped is None:
+            self._receive(None)
+        return self._dropped
 
     def close(self) -> None:
         """End the process; what is in flight is lost."""
@@ -252,6 +261,11 @@ class EndpointSender:
 
     def _read(self, head: list[Any], body: bytes) -> None:
         what, index, *said = head
+        if what == "dropped":
+            self._dropped = [each for each in index if self._offered.pop(each, None)]
+            return
+        if index not in self._offered:  # dropped, but one arm had it already
+            return
         if what == "shed":
             del self._offered[index]
             self._done.append(Delivery(index=index, shed=True, answers={}))

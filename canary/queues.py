@@ -1,0 +1,100 @@
+"""The virtual queues of arms that take turns: what each would have waited alone.
+
+An arm starts a request when it is due, or when it is free. A turn of a session is due
+when it arrives, but not before the answer to the turn before it is there and the
+recorded time to think has passed: for each arm by its own answers. While a session
+thinks, the arm is free for others.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+
+from canary.evidence.observation import Observation
+from canary.traffic.request import Request
+
+_MOST_SESSIONS = 100_000
+
+
+class Queues:
+    """How long each request waits in each arm's own queue, by measured service times.
+
+    Requests are taken in order of arrival.
+
+    Args:
+        arms: The arms' names.
+    """
+
+    def __init__(self, arms: Iterable[str]) -> None:
+        self._lines = {name: _Line() for name in arms}
+
+    def take(self, arm: str, request: Request, service_s: float) -> float:
+        """Queue a request that takes so long; return its wait since it was due."""
+        return self._lines[arm].take(
+            request.arrival_s,
+            service_s,
+            session=request.session_id,
+            think_s=request.think_s if request.turn else None,
+        )
+
+    def recall(self, rows: Sequence[Observation], request: Request | None) -> None:
+        """Take up what was recorded of a request before a pause, as `take` would.
+
+        Of live traffic the requests are gone: it has no turns that wait for others.
+        """
+        for row in rows:
+            if row.service_s is None or row.arm not in self._lines:
+                continue
+            if request is None:
+                self._lines[row.arm].take(row.arrived_s, row.service_s)
+            else:
+                self.take(row.arm, request, row.service_s)
+
+
+class _Line:
+    """When one arm is busy, from the present on: stretches that don't touch."""
+
+    def __init__(self) -> None:
+        self._starts: list[float] = []
+        self._ends: list[float] = []
+        self._answered_s: dict[str, float] = {}
+
+    def take(
+        self,
+        arrival_s: float,
+        service_s: float,
+        *,
+        session: str | None = None,
+        think_s: float | None = None,
+    ) -> float:
+        self._forget(arrival_s)
+        due_s = arrival_s
+        if session is not None and think_s is not None:
+            due_s = max(due_s, self._answered_s.get(session, 0.0) + think_s)
+        start_s = self._book(due_s, service_s)
+        if session is not None:
+            self._answered_s.pop(session, None)
+            self._answered_s[session] = start_s + service_s
+            if len(self._answered_s) > _MOST_SESSIONS:
+                del self._answered_s[next(iter(self._answered_s))]
+        return start_s - due_s
+
+    def _book(self, due_s: float, service_s: float) -> float:
+        """Reserve the first stretch from `due_s` on that is free for so long."""
+        start_s = due_s
+        at = bisect_right(self._ends, due_s)
+        while at < len(self._starts) and self._starts[at] < start_s + service_s:
+            start_s = max(start_s, self._ends[at])
+            at += 1
+        end_s = start_s + service_s
+        first = at - 1 if at and self._ends[at - 1] == start_s else at
+        last = at + 1 if at < len(self._starts) and self._starts[at] == end_s else at
+        begin_s = self._starts[first] if first < at else start_s
+        end_s = self._ends[at] if last > at else end_s
+        self._starts[first:last] = [begin_s]
+        self._ends[first:last] = [end_s]
+        return start_s
+
+    def _forget(self, arrival_s: float) -> None:
+        """Drop what lies before anything that can still come."""
+        past = bisect_right(self._ends, arrival_s)
+        del self._starts[:past], self._ends[:past]

@@ -1,0 +1,227 @@
+"""The loop for servers: all arms get a request at its moment, several at a time.
+
+A process of its own sends (`canary.arms.endpoint`), so that no look and no disk delays
+it. This one hands requests over ahead of their time, takes back what came of them in
+whatever order, and records and judges them in the plan's order.
+"""
+
+import random
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+
+from canary.answers import observation, prompt_size, unsent
+from canary.arms.endpoint.base import Delivery
+from canary.arms.endpoint.sender import EndpointSender
+from canary.evidence.journal import Journal
+from canary.evidence.observation import Observation
+from canary.evidence.pairs import CONTROL_ARM
+from canary.policy.model import Policy
+from canary.runner import Played, control_takes, group_items_of, questions_of
+from canary.traffic.feed import Due, Feed, PlanFeed
+from canary.traffic.live import LiveFeed
+from canary.traffic.request import Plan
+from canary.watches import (
+    DECIDED,
+    END_OF_TRAFFIC,
+    INTERRUPTED,
+    Doubts,
+    Listener,
+    Watches,
+)
+
+_LEAD_S = 0.5
+_AHEAD_S = 10.0
+_AHEAD_TOKENS = 4_000_000
+_HEARTBEAT_S = 1.0
+_BRIEF_S = 0.05
+
+
+class SideBySide:
+    """Plays traffic through servers until every policy is decided or traffic ends.
+
+    Args:
+        policies: Compared on the same traffic; each gets its own verdict.
+        plan: What is sent, and when; of live traffic what has come before, and the
+            questions.
+        arms: The names of the arms.
+        sender: Sends to them.
+        journal: Where observations go.
+        earlier: What this run has recorded before, request by request, if it goes on
+            after a pause.
+        live: Live traffic, if that is what is sent.
+        timeout_s: How long a request may take.
+        run: The run's name, for the decisions that the listener may ask for.
+        doubts: Says why the traffic is no fair sample.
+        listener: Is told what happens.
+    """
+
+    def __init__(
+        self,
+        policies: Sequence[Policy],
+        plan: Plan,
+        arms: Iterable[str],
+        sender: EndpointSender,
+        journal: Journal,
+        *,
+        earlier: Iterable[Sequence[Observation]] = (),
+        live: LiveFeed | None = None,
+        run: str = "",
+        doubts: Doubts = tuple,
+        listener: Listener,
+    ) -> None:
+        self._watches = Watches(
+            policies,
+            questions_of(plan),
+            gpus=0,
+            run=run,
+            doubts=doubts,
+            listener=listener,
+        )
+        self._plan = plan
+        self._arms = tuple(arms)
+        self._sender = sender
+        self._journal = journal
+        self._listener = listener
+        self._control_share = max(policy.aa_control for policy in policies)
+        self._group_items = group_items_of(plan)
+        for rows in earlier:
+            self._watches.store.append(rows)
+        self._next = len(self._watches.store)
+        self._live = live
+        self._feed: Feed = live or PlanFeed(plan, self._next)
+        self._offered: dict[int, tuple[Due, list[str]]] = {}
+        self._back: dict[int, Delivery] = {}
+        self._ahead: deque[tuple[float, int]] = deque()
+        self._ahead_tokens = 0
+
+    def run(self) -> Played:
+        """Play the traffic; return for each policy why and where its evidence ends.
+
+        A Ctrl-C drops what is in flight, of all arms alike, and ends the run in order;
+        whatever else is raised leaves what was answered committed.
+        """
+        reason = INTERRUPTED
+        try:
+            reason = self._play()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            self._journal.commit()
+            self._listener.ended(reason)
+        return Played(
+            reason=reason,
+            ends=self._watches.ends,
+            elapsed_s=self._watches.store.last_arrived_s,
+            peak_bytes={},
+        )
+
+    def _play(self) -> str:
+        zero_s = self._zero_s()
+        self._sender.begin(zero_s)
+        while True:
+            now_s = time.monotonic() - zero_s
+            over = self._feed.over and not self._offered
+            if over:
+                return END_OF_TRAFFIC
+            self._watches.end_late(self._journal.elapsed_s, now_s)
+            if self._watches.all_ended:
+                reason = self._watches.why_all_ended()
+                if reason != DECIDED:
+                    self._drain()
+                return reason
+            self._offer(now_s)
+            self._take(_BRIEF_S if self._offered else _HEARTBEAT_S)
+
+    def _zero_s(self) -> float:
+        """Return when the run's time begins, on the clock that all processes share.
+
+        What was recorded before a pause isn't sent again: the schedule shifts.
+        """
+        recorded = self._next
+        if self._live is not None:
+            return self._live.zero_s
+        zero_s = time.monotonic() + _LEAD_S
+        if recorded and not self._feed.over:
+            self._watches.look_before(self._watches.store.last_arrived_s)
+            zero_s -= self._plan.requests[recorded].arrival_s
+        return zero_s
+
+    def _offer(self, now_s: float) -> None:
+        """Hand over what is due soon: not all, for bodies are large."""
+        while self._ahead and self._ahead[0][0] <= now_s:
+            self._ahead_tokens -= self._ahead.popleft()[1]
+        while self._ahead_tokens < _AHEAD_TOKENS:
+            due = self._feed.next(now_s + _AHEAD_S)
+            if due is None:
+                return
+            request = due.request
+            names = [n for n in self._arms if self._takes_part(n, due)]
+            random.Random(due.order).shuffle(names)  # noqa: S311 - repeatable
+            self._offered[due.index] = due, names
+            self._sender.offer(due.index, request, names)
+            tokens = prompt_size(request)
+            self._ahead.append((request.arrival_s, tokens))
+            self._ahead_tokens += tokens
+
+    def _takes_part(self, name: str, due: Due) -> bool:
+        if name not in self._watches.needed_arms:
+            return False
+        if name != CONTROL_ARM:
+            return True
+        return control_takes(due.request, self._control_share, self._plan.seed)
+
+    def _take(self, timeout_s: float) -> None:
+        self._collect(timeout_s)
+        while self._next in self._back:
+            self._record(self._back.pop(self._next))
+            self._next += 1
+
+    def _collect(self, timeout_s: float) -> None:
+        deliveries = self._sender.taken(timeout_s)
+        for delivery in deliveries:
+            self._back[delivery.index] = delivery
+        if not deliveries:
+            self._listener.waiting()
+            self._journal.commit_if_due()
+
+    def _record(self, delivery: Delivery) -> None:
+        due, names = self._offered.pop(delivery.index)
+        self._watches.look_before(due.request.arrival_s)
+        rows = self._rows(due, names, delivery)
+        self._watches.store.append(rows)
+        self._journal.append(rows)
+        self._listener.answered(
+            done=len(self._watches.store),
+            planned=self._feed.planned,
+            rows=rows,
+            lag_s=max((row.send_lag_s or 0.0 for row in rows), default=0.0),
+        )
+
+    def _rows(
+        self, due: Due, names: Sequence[str], delivery: Delivery
+    ) -> list[Observation]:
+        request = due.request
+        if delivery.shed:
+            return [unsent(request, name) for name in names]
+        return [
+            observation(
+                request,
+                name,
+                delivery.answers[name].completion,
+                queue_s=delivery.answers[name].queue_s,
+                send_lag_s=delivery.answers[name].send_lag_s,
+                order=order,
+                group_items=self._group_items[request.task, request.group] or None,
+            )
+            for order, name in enumerate(names)
+        ]
+
+    def _drain(self) -> None:
+        """Wait for what has been sent: leaving out what is slow would be unfair."""
+        for index in self._sender.drop():
+            del self._offered[index]
+        for index in sorted(self._offered):
+            while index not in self._back:
+                self._collect(_HEARTBEAT_S)
+            self._record(self._back.pop(index))

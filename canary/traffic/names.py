@@ -1,0 +1,34 @@
+"""The names that a policy or a command line may use for formats and columns."""
+
+FORMATS = (
+    "azure",
+    "mooncake",
+    "bailian",
+    "burstgpt",
+    "tracelab",
+    "servegen",
+    "openai",
+    "openai-batch",
+    "csv",
+    "jsonl",
+    "parquet",
+    "ingress",
+)
+NAMED_FORMATS = ("csv", "jsonl", "parquet")
+"""Those whose columns the user may name."""
+
+COLUMNS = (
+    "arrival",
+    "arrival_ms",
+    "arrival_us",
+    "arrival_ns",
+    "prompt_tokens",
+    "output_tokens",
+    "session_id",
+    "turn",
+    "think_s",
+    "think_ms",
+    "text",
+    "messages",
+)
+"""What a column can mean: a time is in seconds unless its name says otherwise."""

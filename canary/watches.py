@@ -1,0 +1,221 @@
+"""Policies under way: what has been folded of each, its looks, and when it ends."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
+
+from canary.assessment import Assessment
+from canary.decision import Decision, Look
+from canary.evidence.observation import Observation
+from canary.evidence.pairs import CONTROL_ARM
+from canary.evidence.store import PairStore
+from canary.gates import Evidence
+from canary.judge import Ended, describe_look
+from canary.policy.model import Policy, VariantSpec, variant_name
+
+END_OF_TRAFFIC = "end of traffic"
+DECIDED = "every policy is decided"
+MAX_DURATION = "max_duration reached"
+BUDGET = "budget spent"
+INTERRUPTED = "interrupted"
+
+
+Doubts = Callable[[], tuple[str, ...]]
+"""Says why the traffic is no fair sample, in sentences; none if nothing does."""
+
+
+class Listener(Protocol):
+    """Is told what happens while it happens: a live view, or nothing."""
+
+    def answered(
+        self,
+        *,
+        done: int,
+        planned: int | None,
+        rows: Sequence[Observation],
+        lag_s: float,
+    ) -> None:
+        """Say that `done` of `planned` requests have been answered by all arms.
+
+        `rows` are those of the last one, which was sent `lag_s` later than planned.
+        Nobody knows how many are planned of live traffic.
+        """
+        ...
+
+    def looked(
+        self, policy: Policy, found: Look, describe: Callable[[], Decision]
+    ) -> None:
+        """Say what one policy's gates look like now.
+
+        `describe` costs much more, and tells of now: it is for calling at once.
+        """
+        ...
+
+    def revived(self, arm: str, why: str) -> None:
+        """Say that an arm died or hung and has been started anew."""
+        ...
+
+    def waiting(self) -> None:
+        """Say, every second, that nothing is due."""
+        ...
+
+    def ended(self, reason: str) -> None:
+        """Say that nothing more will be sent, and why."""
+        ...
+
+
+def arms_of(policies: Iterable[Policy]) -> dict[str, VariantSpec]:
+    """Return the union of the policies' variants by arm name, the baseline first.
+
+    The A/A control, if any policy wants one, is an arm of its own.
+    """
+    specs: dict[str, VariantSpec] = {}
+    for policy in policies:
+        specs.setdefault(variant_name(policy.baseline), policy.baseline)
+    for policy in policies:
+        specs.setdefault(variant_name(policy.candidate), policy.candidate)
+        if policy.aa_control:
+            specs.setdefault(CONTROL_ARM, policy.baseline)
+    return specs
+
+
+@dataclass(slots=True)
+class _Watch:
+    """One policy under way: its looks so far and when the next is due."""
+
+    policy: Policy
+    evidence: Evidence
+    assessment: Assessment
+    looks: list[Look] = field(default_factory=list)
+    ended: Ended | None = None
+    folded: int = 0
+
+    @classmethod
+    def over(cls, policy: Policy, questions: Mapping[str, int]) -> "_Watch":
+        evidence = Evidence(policy, questions=questions)
+        return cls(policy, evidence, Assessment(policy, evidence))
+
+    @property
+    def next_look_s(self) -> float:
+        rules = self.policy.decision
+        if rules.mode == "fixed":  # looks once, at the end: the judge's look
+            return math.inf
+        return rules.look_every_s * (len(self.looks) + 1)
+
+    @property
+    def arms(self) -> set[str]:
+        control = {CONTROL_ARM} if self.policy.aa_control else set()
+        return control | {self.baseline, self.candidate}
+
+    @property
+    def baseline(self) -> str:
+        return variant_name(self.policy.baseline)
+
+    @property
+    def candidate(self) -> str:
+        return variant_name(self.policy.candidate)
+
+    def overdue(self, elapsed_s: float, gpus: int) -> str | None:
+        """Return which limit on the run's time or cost is reached, if one is."""
+        if elapsed_s >= self.policy.decision.max_duration_s:
+            return MAX_DURATION
+        budget = self.policy.budget
+        if budget is not None and elapsed_s * gpus >= budget.gpu_hours * 3600:
+            return BUDGET
+        return None
+
+
+class Watches:
+    """All policies of a run, over what it has recorded so far.
+
+    Args:
+        policies: What is to be decided.
+        questions: How many groups each task's questions are.
+        gpus: How many GPUs the arms hold, which budgets are counted in.
+        run: The run's name, for the decisions that the listener may ask for.
+        doubts: Says, at each look, why the traffic is no fair sample.
+        listener: Is told of looks.
+    """
+
+    def __init__(
+        self,
+        policies: Sequence[Policy],
+        questions: Mapping[str, int],
+        *,
+        gpus: int,
+        run: str,
+        doubts: Doubts,
+        listener: Listener,
+    ) -> None:
+        self._doubts = doubts
+        self._watches = [_Watch.over(policy, questions) for policy in policies]
+        self._gpus = gpus
+        self._run = run
+        self._listener = listener
+        self.store = PairStore()
+
+    def look_before(self, arrival_s: float) -> None:
+        """Take every look that is due before a request that arrives then counts."""
+        for watch in self._watches:
+            while watch.ended is None and watch.next_look_s <= arrival_s:
+                self._look(watch)
+
+    def end_late(self, elapsed_s: float, cutoff_s: float) -> None:
+        """End what has run out of time or money; requests from `cutoff_s` on, the next
+        that would be sent, count no more."""
+        for watch in self._watches:
+            reason = watch.overdue(elapsed_s, self._gpus)
+            if reason is not None and watch.ended is None:
+                watch.ended = Ended(reason=reason, cutoff_s=cutoff_s)
+
+    @property
+    def all_ended(self) -> bool:
+        """Whether nobody waits for anything more."""
+        return all(watch.ended for watch in self._watches)
+
+    @property
+    def needed_arms(self) -> set[str]:
+        """The arms that an undecided policy needs."""
+        undecided = [watch.arms for watch in self._watches if watch.ended is None]
+        return set().union(*undecided)
+
+    @property
+    def ends(self) -> dict[str, Ended]:
+        """Why and where the evidence of each policy that has ended does."""
+        return {w.policy.name: w.ended for w in self._watches if w.ended}
+
+    def why_all_ended(self) -> str:
+        """Return the reason that ends the run, once all have ended."""
+        reasons = {end.reason for end in self.ends.values()}
+        return next((why for why in (BUDGET, MAX_DURATION) if why in reasons), DECIDED)
+
+    def _look(self, watch: _Watch) -> None:
+        self._fold(watch)
+        watch.evidence.doubts = self._doubts()
+        weighed = watch.assessment.look(watch.next_look_s)
+        found = weighed.look
+        watch.looks.append(found)
+        describe = partial(
+            describe_look,
+            watch.policy,
+            watch.assessment,
+            weighed,
+            tuple(watch.looks),
+            run=self._run,
+        )
+        self._listener.looked(watch.policy, found, describe)
+        if found.verdict.final:
+            watch.ended = Ended(reason=DECIDED, cutoff_s=found.elapsed_s)
+
+    def _fold(self, watch: _Watch) -> None:
+        """Add what has come since the last look to a policy's evidence."""
+        if watch.folded < len(self.store):
+            pairs = self.store.pairs(
+                baseline=watch.baseline,
+                candidate=watch.candidate,
+                since=watch.folded,
+            )
+            watch.evidence.fold(pairs)
+            watch.folded = len(self.store)

@@ -1,0 +1,228 @@
+"""Runs on real servers: side by side, overload, wrong addresses, kill -9 and resume."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pytest
+import token_server
+
+from canary.evidence.journal import RunFolder, read_segments
+
+POLICY = """\
+version: 1
+name: servers
+baseline: {{model: 'http://127.0.0.1:{dense}/v1', served_model: dense}}
+candidate: {{model: 'http://127.0.0.1:{sparse}/v1', served_model: {served}}}
+traffic: {{source: trace.csv, timeout: 20s{traffic}}}
+aa_control: 25%
+gates:
+  - {{metric: ttft, quantile: p50, max_ratio: 1.1}}
+  - {{metric: errors, margin: 10%}}
+decision:
+  min_duration: {least}
+  max_duration: {most}
+  min_pairs: 50
+  look_every: 1s
+  block: request
+"""
+
+
+@pytest.fixture(scope="module")
+def servers():
+    """A dense and a sparse server, the sparse one faster."""
+    with (
+        token_server.running("--ttft-ms", "40", "--slots", "4") as dense,
+        token_server.running("--ttft-ms", "20", "--slots", "4") as sparse,
+    ):
+        yield dense, sparse
+
+
+@pytest.fixture
+def policy(servers, tmp_path):
+    """Write a policy about both servers, and a trace of requests in a row."""
+
+    def write(*, count=150, every_s=0.02, traffic="", served="sparse", **ports):
+        dense, sparse = servers
+        rows = [
+            f"2026-01-01 00:00:{n * every_s:010.7f},{100 + n % 50},6"
+            for n in range(count)
+        ]
+        header = "TIMESTAMP,ContextTokens,GeneratedTokens"
+        (tmp_path / "trace.csv").write_text("\n".join([header, *rows]) + "\n")
+        text = POLICY.format(
+            dense=ports.get("dense", dense),
+            sparse=ports.get("sparse", sparse),
+            served=served,
+            traffic=traffic,
+            least=ports.get("least", "2s"),
+            most=ports.get("most", "2m"),
+        )
+        (tmp_path / "policy.yaml").write_text(text)
+        return tmp_path
+
+    return write
+
+
+def rows_of(folder):
+    table = read_segments(RunFolder(folder))
+    return table.filter(pc.invert(table["warm"])).to_pylist()
+
+
+def ids_of(rows, arm="dense"):
+    return [r["request_id"] for r in rows if r["arm"].startswith(arm)]
+
+
+def test_servers_are_compared_like_models_of_our_own(policy, canary):
+    """The faster server is promoted, and the rows say how punctually it was asked."""
+    cwd = policy()
+
+    done = canary("run", "policy.yaml", "--out", "run", cwd=cwd)
+
+    assert (0, []) == (done.returncode, done.stderr.split("Traceback")[1:])
+    rows = rows_of(cwd / "run")
+    record = json.loads((cwd / "run" / "run.json").read_text())
+    timed = [r for r in rows if r["arm"] != "baseline_aa"]
+    assert {"ok"} == {r["status"] for r in rows}
+    assert all(0 <= r["send_lag_s"] <= r["queue_s"] for r in rows)
+    assert all(r["ttft_s"] == r["queue_s"] + r["ttft_send_s"] for r in timed)
+    assert {"endpoint"} == {r["kernel"] for r in rows}
+    assert {6} == {r["output_tokens"] for r in rows}
+    assert "servers elsewhere" == record["where"]
+    assert 0 < len([r for r in rows if r["arm"] == "baseline_aa"]) < len(rows) / 4
+
+
+def test_a_run_on_servers_loads_neither_torch_nor_ray(policy):
+    """A laptop that only sends needs no gigabytes."""
+    cwd = policy(count=60, least="0s")
+    code = (
+        "import sys; sys.argv = ['canary', 'run', 'policy.yaml', '--out', 'run']\n"
+        "from canary.cli import main\n"
+        "try: main()\n"
+        "finally: print(sorted({'torch', 'ray'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert "[]" == done.stdout.splitlines()[-1], done.stderr
+
+
+def test_overload_sheds_whole_requests_and_is_no_fair_sample(policy, canary):
+    """What finds a server full is sent to none, and more than 1 % of it is invalid."""
+    cwd = policy(every_s=0.004, traffic=", max_in_flight: 2, on_overload: shed")
+
+    done = canary("run", "policy.yaml", "--out", "run", cwd=cwd)
+
+    rows = rows_of(cwd / "run")
+    statuses = {}
+    for row in rows:
+        statuses.setdefault(row["request_id"], set()).add(row["status"])
+    assert 5 == done.returncode
+    assert {frozenset({"ok"}), frozenset({"shed"})} == {
+        frozenset(found) for found in statuses.values()
+    }
+    assert 150 == len(statuses)
+    assert "void or shed" in done.stdout
+
+
+def test_a_queue_counts_as_latency(policy, canary):
+    """A request that waits for room is slower from its arrival, not from its send."""
+    cwd = policy(every_s=0.004, traffic=", max_in_flight: 2", count=80)
+
+    canary("run", "policy.yaml", "--out", "run", cwd=cwd)
+
+    rows = [r for r in rows_of(cwd / "run") if r["arm"].startswith("dense")]
+    assert 80 == len(rows)
+    assert max(r["queue_s"] for r in rows) > 3 * max(r["send_lag_s"] for r in rows)
+    late, early = rows[-1], rows[0]
+    assert late["latency_s"] - early["latency_s"] > 3 * (
+        late["service_s"] - early["service_s"]
+    )
+
+
+def test_at_the_deadline_what_was_sent_still_counts(policy, canary):
+    """What is slow isn't left out for it; what was never sent is in no row."""
+    cwd = policy(
+        every_s=0.004,
+        traffic=", max_in_flight: 2",
+        count=1000,
+        least="1s",
+        most="1s",
+    )
+
+    done = canary("run", "policy.yaml", "--out", "run", cwd=cwd)
+
+    rows = rows_of(cwd / "run")
+    dense, sparse = ids_of(rows), ids_of(rows, "sparse")
+    assert 4 == done.returncode
+    assert "max_duration reached" in (cwd / "run" / "run.json").read_text()
+    assert dense == sparse
+    assert {"ok"} == {row["status"] for row in rows}
+    assert [f"azure-{n:06d}" for n in range(len(dense))] == dense
+    assert 20 < len(dense) < 500
+
+
+def test_a_server_that_is_not_there_is_one_sentence(policy, canary):
+    """Nothing is recorded of a wrong address, and it is no rollback."""
+    cwd = policy(sparse=9)
+
+    done = canary("run", "policy.yaml", "--out", "run", cwd=cwd)
+
+    assert 2 == done.returncode
+    assert "failed every warm-up request" in done.stderr
+    assert not (cwd / "run").exists()
+
+
+def test_ray_is_not_asked_for_servers(policy, canary):
+    """A cluster's address has no meaning where nothing is started."""
+    done = canary("run", "policy.yaml", "--address", "x:1", cwd=policy())
+
+    assert 2 == done.returncode
+    assert "servers that run already" in done.stderr
+
+
+def test_kill_9_loses_what_was_in_flight_and_resume_goes_on(policy, canary):
+    """No request is asked twice, none is lost, and no process is left behind."""
+    cwd = policy(count=300, every_s=0.02, least="60s")
+    command = [sys.executable, "-m", "canary.cli", "run", "policy.yaml", "--out", "run"]
+    with subprocess.Popen(
+        command, cwd=cwd, stderr=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        segments = cwd / "run" / "observations"
+        while len(list(segments.glob("part-*.parquet"))) < 2:
+            assert process.poll() is None
+            time.sleep(0.05)
+        children = children_of(process.pid)
+        process.send_signal(signal.SIGKILL)
+    before = ids_of(rows_of(cwd / "run"))
+
+    done = canary("resume", "run", cwd=cwd)
+
+    rows = rows_of(cwd / "run")
+    assert 4 == done.returncode
+    assert 0 < len(before) < 300
+    assert [f"azure-{n:06d}" for n in range(300)] == ids_of(rows)
+    assert before == ids_of(rows)[: len(before)]
+    arrived = [r["arrived_s"] for r in rows if r["arm"].startswith("dense")]
+    assert all(after > at for at, after in pairwise(arrived))
+    assert 1 == len(children)
+    assert [] == [child for child in children if is_alive(child)]
+
+
+def children_of(pid):
+    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(child) for child in listed.split()]
+
+
+def is_alive(pid):
+    return Path(f"/proc/{pid}").exists()
