@@ -27,6 +27,8 @@ from dataclasses import dataclass
 import httptools
 import uvloop
 
+from canary.arms.endpoint.turns import ask_for_short_turns
+
 _MODEL = re.compile(rb'"model": ?"([^"]*)"')
 _TOKENS = re.compile(rb'"max_tokens": ?(\d+)')
 # The fields that matter stand at the beginning of a body, before its prompt.
@@ -294,4 +296,5 @@ def stamps(port: int) -> dict[str, list[float | None]]:
 
 
 if __name__ == "__main__":
+    ask_for_short_turns()  # its stamps are the truth
     uvloop.run(serve(options()))

@@ -24,6 +24,7 @@ from canary.arms.endpoint.address import Endpoint
 from canary.arms.endpoint.connection import Exchange, Pool
 from canary.arms.endpoint.frames import Unpacker, pack
 from canary.arms.endpoint.schedule import Job, Lane, Schedule
+from canary.arms.endpoint.turns import ask_for_short_turns
 from canary.errors import ArmError
 
 # The loop's timers count whole milliseconds. What is left when one fires is slept in
@@ -101,8 +102,6 @@ class _Dispatcher(asyncio.Protocol):
         self._wake_s = math.inf
         self._timer: asyncio.Handle | None = None
 
-    # --- the caller ---
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._link = cast("asyncio.Transport", transport)
 
@@ -177,8 +176,6 @@ class _Dispatcher(asyncio.Protocol):
         job.arrival_s += self._zero_s
         self._schedule.add(job)
 
-    # --- time ---
-
     def _next_s(self) -> float:
         next_s = self._schedule.next_s() if self._posts else math.inf
         for post in self._posts:
@@ -230,8 +227,6 @@ class _Dispatcher(asyncio.Protocol):
             for post in self._posts:
                 post.pool.prepare(now_s)
         self._loop.call_later(_PREPARE_EVERY_S, self._prepare)
-
-    # --- what the schedule decides ---
 
     def send(self, job: Job, lane: Lane, due_s: float, could_s: float) -> None:
         place = self._lanes.index(lane)
@@ -289,6 +284,7 @@ async def _serve(link: socket.socket) -> None:
 
 def main() -> None:
     """Send until the caller is gone."""
+    ask_for_short_turns()
     # Each request in flight has a connection; the usual limit is 1,024 of them.
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
