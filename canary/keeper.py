@@ -113,6 +113,7 @@ class StatusKeeper:
         screen: Shows the status as often as it likes.
         clock: Monotonic seconds.
         wall_clock: Seconds since the epoch.
+        tell: Is given the decision on each policy that has its final verdict.
     """
 
     def __init__(
@@ -123,11 +124,13 @@ class StatusKeeper:
         screen: Screen,
         clock: Clock,
         wall_clock: Clock,
+        tell: Callable[[Decision], None] = lambda _: None,
     ) -> None:
         self._folder = folder
         self._screen = screen
         self._clock = clock
         self._wall_clock = wall_clock
+        self._tell = tell
         self._policies = {one.name: PolicyStatus(name=one.name) for one in policies}
         self._expected: dict[str, Expected] = {}
         self._recent: deque[tuple[float, float, float]] = deque(maxlen=_RECENT_REQUESTS)
@@ -152,6 +155,7 @@ class StatusKeeper:
     ) -> None:
         """Count a request, its lag and its failures."""
         self._begin()
+        self._reason = ""
         self._done, self._planned = done, planned
         self._elapsed_s = rows[0].arrived_s
         self._recent.append((self._clock(), self._elapsed_s, lag_s))
@@ -182,6 +186,8 @@ class StatusKeeper:
             self._expected[policy.name] = expected_verdict(
                 policy, decision, end_s=self._end_s
             )
+            if found.verdict.final:
+                self._tell(decision)
         self._policies[policy.name] = known
         self._publish(at_once=found.verdict.final)
 
@@ -192,9 +198,11 @@ class StatusKeeper:
         self._restarts[arm] += 1
         self._publish()
 
-    def waiting(self) -> None:
-        """Show that the run is alive although nothing happens."""
+    def waiting(self, why: str | None = None) -> None:
+        """Show that the run is alive although nothing happens, and why if it may not
+        send."""
         self._begin()
+        self._reason = why or ""
         self._publish()
 
     def ended(self, reason: str) -> None:

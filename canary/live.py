@@ -74,16 +74,17 @@ class Screen:
             if policy.verdict.final and policy.name not in self._decided:
                 self._decided.add(policy.name)
                 name = printable(policy.name)
-                self._say(f"{name}: {policy.verdict} after {policy.pairs:,} pairs")
+                self.say(f"{name}: {policy.verdict} after {policy.pairs:,} pairs")
         if not self.due():
             return
         self._shown_s = self._clock()
         if self._console.is_terminal:
             self._live.update(render(status), refresh=True)
         else:
-            self._say(plain_line(status))
+            self.say(plain_line(status))
 
-    def _say(self, line: str) -> None:
+    def say(self, line: str) -> None:
+        """Show a line that stays."""
         self._console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
@@ -116,7 +117,7 @@ def _progress(status: RunStatus) -> str:
     """State, requests, pace and lateness, in words."""
     planned = "" if status.planned is None else f" of {status.planned:,}"
     parts = [f"{status.state}: {status.done:,}{planned} requests"]
-    if status.state.over and status.reason:
+    if status.reason:
         parts.append(printable(status.reason))
     if status.state is RunState.RUNNING:
         if status.pace_per_s is not None:

@@ -16,6 +16,7 @@ from canary.arms.endpoint.sender import EndpointSender
 from canary.evidence.journal import Journal
 from canary.evidence.observation import Observation
 from canary.evidence.pairs import CONTROL_ARM
+from canary.orders import Orders
 from canary.policy.model import Policy
 from canary.runner import Played, control_takes, group_items_of, questions_of
 from canary.traffic.feed import Due, Feed, PlanFeed
@@ -53,6 +54,7 @@ class SideBySide:
         timeout_s: How long a request may take.
         run: The run's name, for the decisions that the listener may ask for.
         doubts: Says why the traffic is no fair sample.
+        orders: When it may send, and whether it is to stop.
         listener: Is told what happens.
     """
 
@@ -68,6 +70,7 @@ class SideBySide:
         live: LiveFeed | None = None,
         run: str = "",
         doubts: Doubts = tuple,
+        orders: Orders | None = None,
         listener: Listener,
     ) -> None:
         self._watches = Watches(
@@ -87,6 +90,9 @@ class SideBySide:
         self._group_items = group_items_of(plan)
         for rows in earlier:
             self._watches.store.append(rows)
+        self._orders = orders or Orders()
+        self._closed_s: float | None = None
+        self._zero_s = 0.0
         self._next = len(self._watches.store)
         self._live = live
         self._feed: Feed = live or PlanFeed(plan, self._next)
@@ -117,10 +123,10 @@ class SideBySide:
         )
 
     def _play(self) -> str:
-        zero_s = self._zero_s()
-        self._sender.begin(zero_s)
+        self._zero_s = self._first_zero_s()
+        self._sender.begin(self._zero_s)
         while True:
-            now_s = time.monotonic() - zero_s
+            now_s = self._now_s()
             over = self._feed.over and not self._offered
             if over:
                 return END_OF_TRAFFIC
@@ -130,10 +136,38 @@ class SideBySide:
                 if reason != DECIDED:
                     self._drain()
                 return reason
-            self._offer(now_s)
-            self._take(_BRIEF_S if self._offered else _HEARTBEAT_S)
+            if self._orders.stop_asked():
+                return INTERRUPTED
+            why = self._why_closed()
+            if why is None:
+                self._offer(now_s)
+            self._take(_BRIEF_S if self._offered else _HEARTBEAT_S, why)
 
-    def _zero_s(self) -> float:
+    def _now_s(self) -> float:
+        """How far the traffic's time has come; while closed that of a plan stands."""
+        return (self._closed_s or time.monotonic()) - self._zero_s
+
+    def _why_closed(self) -> str | None:
+        """Return why nothing may be sent now; go on where it stopped once it may.
+
+        What was handed over before comes back first, for arrivals count from one zero.
+        """
+        why = self._orders.closed()
+        if self._live is not None:
+            if why is not None:
+                self._live.skip()
+            return why
+        if why is not None:
+            self._closed_s = self._closed_s or time.monotonic()
+        elif self._closed_s is not None:
+            if self._offered:
+                return "waiting for the last answers from before it closed"
+            self._zero_s += time.monotonic() - self._closed_s
+            self._closed_s = None
+            self._sender.begin(self._zero_s)
+        return why
+
+    def _first_zero_s(self) -> float:
         """Return when the run's time begins, on the clock that all processes share.
 
         What was recorded before a pause isn't sent again: the schedule shifts.
@@ -151,8 +185,9 @@ class SideBySide:
         """Hand over what is due soon: not all, for bodies are large."""
         while self._ahead and self._ahead[0][0] <= now_s:
             self._ahead_tokens -= self._ahead.popleft()[1]
+        until_s = now_s + min(_AHEAD_S, self._orders.open_for_s())
         while self._ahead_tokens < _AHEAD_TOKENS:
-            due = self._feed.next(now_s + _AHEAD_S)
+            due = self._feed.next(until_s)
             if due is None:
                 return
             request = due.request
@@ -171,18 +206,18 @@ class SideBySide:
             return True
         return control_takes(due.request, self._control_share, self._plan.seed)
 
-    def _take(self, timeout_s: float) -> None:
-        self._collect(timeout_s)
+    def _take(self, timeout_s: float, why: str | None = None) -> None:
+        self._collect(timeout_s, why)
         while self._next in self._back:
             self._record(self._back.pop(self._next))
             self._next += 1
 
-    def _collect(self, timeout_s: float) -> None:
+    def _collect(self, timeout_s: float, why: str | None = None) -> None:
         deliveries = self._sender.taken(timeout_s)
         for delivery in deliveries:
             self._back[delivery.index] = delivery
         if not deliveries:
-            self._listener.waiting()
+            self._listener.waiting(why)
             self._journal.commit_if_due()
 
     def _record(self, delivery: Delivery) -> None:

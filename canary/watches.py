@@ -57,8 +57,8 @@ class Listener(Protocol):
         """Say that an arm died or hung and has been started anew."""
         ...
 
-    def waiting(self) -> None:
-        """Say, every second, that nothing is due."""
+    def waiting(self, why: str | None = None) -> None:
+        """Say, every second, that nothing is due, or why nothing may be sent."""
         ...
 
     def ended(self, reason: str) -> None:

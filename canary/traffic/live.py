@@ -119,6 +119,40 @@ class LiveFeed:
         self._index += 1
         return due
 
+    def put_back(self, due: Due) -> None:
+        """Take back the last one, which wasn't sent, to give it again or to skip it."""
+        self._index = due.index
+        self._add(due.request)
+
+    def skip(self) -> None:
+        """Leave out, and count, what is due by now; questions wait instead."""
+        now_s = self._clock() - self.zero_s
+        for line in self._tail.lines():
+            row = self._parsed(line)
+            if row is not None and self._arrival_s(row) >= now_s:
+                self._offer(row)
+            elif row is not None:
+                self.skipped += 1
+        waiting = [
+            entry
+            for entry in self._coming
+            if entry[0] >= now_s or entry[2].kind == "quality"
+        ]
+        self.skipped += len(self._coming) - len(waiting)
+        self._coming = waiting
+        self._move_questions(now_s)
+
+    def _move_questions(self, now_s: float) -> None:
+        """Let the questions that weren't asked begin now, as far apart as before."""
+        late_s = now_s - min(
+            (at_s for at_s, _, each in self._coming if each.kind == "quality"),
+            default=now_s,
+        )
+        coming, self._coming = self._coming, []
+        for at_s, _, request in coming:
+            moved = request.kind == "quality" and late_s > 0
+            self._add(replace(request, arrival_s=at_s + late_s) if moved else request)
+
     def counts(self, before: Mapping[str, Any]) -> dict[str, int]:
         """Return what came and wasn't sent, added to what a run had counted before."""
         found = {
@@ -141,6 +175,8 @@ class LiveFeed:
             elif until_s is not None and arrival_s > until_s:
                 self.skipped += 1
         self.bad_lines = self.repeated = 0
+        if until_s is not None:
+            self._move_questions(now_s)
 
     def _take(self, line: bytes) -> None:
         row = self._parsed(line)
