@@ -46,6 +46,7 @@ from canary.record import (
 from canary.report import ReportData, render_html, render_markdown
 from canary.runner import Runner
 from canary.side_by_side import SideBySide
+from canary.status import known_wall_s
 from canary.traffic.live import LiveFeed, LiveTraffic
 from canary.traffic.plan import with_speed
 from canary.traffic.request import Plan
@@ -158,7 +159,8 @@ def resume(
             f"{folder.root}: its trace or validation sets have changed since it began; "
             "put them back as they were, or start a new run"
         )
-    with _writing(folder, place) as journal, _started(prepared, place) as arms:
+    waited = _writing(folder, place, elapsed_s=known_wall_s(folder, record))
+    with waited as journal, _started(prepared, place) as arms:
         journal.append(warm_up(arms, plan, _WARM_UP_REQUESTS))
         recorded = read_segments(folder)
         counting = recorded.filter(pc.invert(recorded["warm"]))
@@ -283,13 +285,17 @@ def _by_request(table: pa.Table) -> Iterator[list[Observation]]:
 
 
 @contextmanager
-def _writing(folder: RunFolder, place: Place) -> Iterator[Journal]:
+def _writing(
+    folder: RunFolder, place: Place, *, elapsed_s: float = 0.0
+) -> Iterator[Journal]:
     """Hold the folder's lease for as long as the journal is open."""
     lease = Lease(folder, wall_clock=place.wall_clock)
     with lease.held():
         # It was meant for whoever ran this before.
         stop_file(folder).unlink(missing_ok=True)
-        yield Journal(folder, clock=place.clock, before_commit=lease.renew)
+        yield Journal(
+            folder, clock=place.clock, elapsed_s=elapsed_s, before_commit=lease.renew
+        )
 
 
 def _finish(

@@ -145,6 +145,8 @@ class Journal:
         folder: The run folder; its `observations` folder must exist.
         clock: Monotonic seconds.
         every_s: How long observations may wait before they are committed.
+        elapsed_s: What the run is known to have taken before, if that is more than its
+            last segment says: it may have waited after that.
         before_commit: Called before anything is written; what it raises prevents it.
     """
 
@@ -154,6 +156,7 @@ class Journal:
         *,
         clock: Clock,
         every_s: float = 2.0,
+        elapsed_s: float = 0.0,
         before_commit: Callable[[], None] = lambda: None,
     ) -> None:
         self._folder = folder
@@ -163,7 +166,7 @@ class Journal:
         self._pending: list[Observation] = []
         self._segments = _found_segments(folder)
         earlier = [segment["elapsed_s"] for segment in self._segments]
-        self._earlier_s: float = max(earlier, default=0.0)
+        self._earlier_s: float = max([elapsed_s, *earlier])
         self._opened_s = self._committed_s = clock()
 
     @property
