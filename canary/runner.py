@@ -187,10 +187,14 @@ class Runner:
         closed_s, at_s = self._clock(), self._now_s()
         while self._goes_on(at_s) and (why := self._orders.closed()) is not None:
             self._rest(_HEARTBEAT_S, why)
-            if self._live is not None:
-                self._live.skip()
+            self._skip()
+        self._skip()
         if self._live is None and self._zero_s is not None:
             self._zero_s += self._clock() - closed_s
+
+    def _skip(self) -> None:
+        if self._live is not None:
+            self._live.skip()
 
     def _over(self) -> bool:
         return self._watches.all_ended or self._orders.stop_asked()

@@ -145,7 +145,9 @@ class SideBySide:
 
     def _now_s(self) -> float:
         """How far the traffic's time has come; while closed that of a plan stands."""
-        return (self._closed_s or time.monotonic()) - self._zero_s
+        if self._live is not None or self._closed_s is None:
+            return time.monotonic() - self._zero_s
+        return self._closed_s - self._zero_s
 
     def _why_closed(self) -> str | None:
         """Return why nothing may be sent now; go on where it stopped once it may.
@@ -154,8 +156,9 @@ class SideBySide:
         """
         why = self._orders.closed()
         if self._live is not None:
-            if why is not None:
+            if why is not None or self._closed_s is not None:
                 self._live.skip()
+            self._closed_s = None if why is None else time.monotonic()
             return why
         if why is not None:
             self._closed_s = self._closed_s or time.monotonic()

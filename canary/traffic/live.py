@@ -85,6 +85,7 @@ class LiveFeed:
         self._known: dict[str, None] = {}
         self._polled_s = float("-inf")
         self._last_s = until_s or 0.0
+        self._paused = until_s is not None
         self.skipped = self.bad_lines = self.repeated = 0
         for question in _spread(traffic):
             if question.request_id not in asked:
@@ -106,6 +107,9 @@ class LiveFeed:
             self._polled_s = now_s
             for line in self._tail.lines():
                 self._take(line)
+        if self._paused:
+            self._paused = False
+            self._move_questions(now_s)
         until_s = min(until_s, now_s + DELAY_S / 2)
         if not self._coming or self._coming[0][0] > until_s:
             return None
@@ -139,8 +143,9 @@ class LiveFeed:
             if entry[0] >= now_s or entry[2].kind == "quality"
         ]
         self.skipped += len(self._coming) - len(waiting)
+        heapq.heapify(waiting)
         self._coming = waiting
-        self._move_questions(now_s)
+        self._paused = True
 
     def _move_questions(self, now_s: float) -> None:
         """Let the questions that weren't asked begin now, as far apart as before."""
@@ -175,8 +180,6 @@ class LiveFeed:
             elif until_s is not None and arrival_s > until_s:
                 self.skipped += 1
         self.bad_lines = self.repeated = 0
-        if until_s is not None:
-            self._move_questions(now_s)
 
     def _take(self, line: bytes) -> None:
         row = self._parsed(line)
