@@ -127,6 +127,7 @@ def attempt(
     folder = RunFolder(run_folder)
     loaded = load_for_run(policies)
     if folder.run_json.exists():
+        _await_lease(folder)
         if read_run(folder)["policies"] != {one.name: one.sha256 for one in loaded}:
             raise UsageError(
                 f"{run_folder}: was begun with other policies than these; put them "
@@ -183,6 +184,18 @@ def options(
     if version:
         typer.echo(f"canary {__version__}")
         raise typer.Exit
+
+
+def _await_lease(folder: "RunFolder") -> None:
+    """Wait until a lease whose owner was lost with its machine has expired."""
+    from canary.evidence.lease import LEASE_S, Lease
+
+    lease = Lease(folder, wall_clock=time.time)
+    until_s = time.monotonic() + LEASE_S + 1
+    if lease.is_taken():
+        typer.echo(f"{folder.root}: waiting for its last owner to be gone", err=True)
+    while lease.is_taken() and time.monotonic() < until_s:
+        time.sleep(1)
 
 
 def new_folder(policies: "tuple[Policy, ...]") -> Path:

@@ -5,6 +5,7 @@ judged again; its record says when they went. Whoever is running is never touche
 is a folder whose record can't be read.
 """
 
+import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -138,7 +139,10 @@ def prune(removals: Sequence[Removal], *, wall_clock: Clock) -> None:
                 record = read_run(folder)
                 # First, so that no half of the evidence is ever judged.
                 record["pruned"] = when.isoformat(timespec="seconds")
+                before = folder.run_json.stat()
                 write_run(folder, record)
+                # Pruning makes no run younger.
+                os.utime(folder.run_json, ns=(before.st_atime_ns, before.st_mtime_ns))
                 shutil.rmtree(folder.observations)
             else:
                 shutil.rmtree(folder.root)
@@ -170,14 +174,19 @@ def _prunable(root: Path, *, wall_clock: Clock) -> list[_Kept]:
         found.append(
             _Kept(
                 folder=folder,
-                written_unix_s=max(
-                    each.stat().st_mtime for each in folder.root.rglob("*")
-                ),
+                written_unix_s=_written_unix_s(folder),
                 raw_bytes=raw,
                 rest_bytes=_tree_bytes(folder.root) - raw,
             )
         )
     return found
+
+
+def _written_unix_s(folder: RunFolder) -> float:
+    """Return when a run, or a report on it, was last written to."""
+    told = folder.root.glob("*.json")
+    files = [*told, *folder.observations.glob("*")]
+    return max(path.stat().st_mtime for path in files)
 
 
 def _tree_bytes(root: Path) -> int:

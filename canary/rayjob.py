@@ -6,6 +6,7 @@ A verdict is a success, whichever it is, so that only what broke is tried again.
 """
 
 import json
+import re
 
 from canary.errors import UsageError
 from canary.submit import Submission
@@ -62,15 +63,15 @@ def rayjob_manifest(wanted: Submission, *, ray_version: str) -> str:
     """Return the manifest, as YAML.
 
     Raises:
-        UsageError: The run's folder lies outside the folder that the pods will see, or
-            its name can't be that of a Kubernetes object.
+        UsageError: The run's folder lies outside the folder that the pods will see.
     """
     if not wanted.folder.is_relative_to(wanted.here):
         raise UsageError(
             f"--out {wanted.folder}: pods see the current folder only; "
             "name a folder below it"
         )
-    name = wanted.run.lower().replace("_", "-").replace(".", "-").rstrip("-")
+    # As Kubernetes names things, and short enough for the names made from it.
+    name = "canary-" + re.sub("[^a-z0-9]+", "-", wanted.run.lower())[:40].strip("-")
     # JSON text is YAML, whatever characters are in it.
     return _TEMPLATE.format(
         name=json.dumps(name),
