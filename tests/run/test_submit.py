@@ -1,6 +1,7 @@
 """Runs as jobs of a real Ray head with its dashboard; the manifest for Kubernetes."""
 
 import json
+import logging
 import os
 import signal
 import socket
@@ -9,16 +10,22 @@ import sys
 import time
 import urllib.request
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import jsonschema
 import pyarrow.compute as pc
 import pytest
+import ray
 import token_server
 import yaml
 
+from canary.arms.gauges import Gauges
+from canary.decision import Verdict
 from canary.evidence.journal import RunFolder, read_segments
+from canary.status import Lag, PolicyStatus, RunState, RunStatus
 from canary.submit import attempt_id, attempt_number, next_attempt, submission
+from canary.testing import FakeClock
 
 ROOT = Path(__file__).parents[2]
 POLICY = """\
@@ -61,9 +68,24 @@ def free_port():
         return probe.getsockname()[1]
 
 
-@pytest.fixture
-def head(monkeypatch, tmp_path_factory):
-    """The address of a Ray head's dashboard, and that of its metrics."""
+@dataclass(frozen=True)
+class Head:
+    """Where a Ray head can be reached: cluster, dashboard, metrics."""
+
+    cluster: str
+    dashboard: str
+    metrics: str
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory):
+    """A Ray head with its dashboard."""
+    with pytest.MonkeyPatch.context() as environment:
+        yield from started(environment, tmp_path_factory.mktemp("head") / "log")
+
+
+def started(environment, log):
+    """Start one, and end it afterwards."""
     ports = {
         "port": free_port(),
         "dashboard-port": free_port(),
@@ -72,11 +94,11 @@ def head(monkeypatch, tmp_path_factory):
         "metrics-export-port": free_port(),
     }
     binaries = str(Path(sys.executable).parent)
-    monkeypatch.setenv("PATH", f"{binaries}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    log = tmp_path_factory.mktemp("head") / "log"
+    environment.setenv("PATH", f"{binaries}{os.pathsep}{os.environ['PATH']}")
+    environment.setenv("PYTHONPATH", str(ROOT))
+    environment.setenv("RAY_AUTH_MODE", "disabled")
+    environment.setenv("RAY_metrics_report_interval_ms", "500")
+    environment.delenv("RAY_ADDRESS", raising=False)
     with log.open("w") as out:
         running = subprocess.Popen(
             [
@@ -91,11 +113,16 @@ def head(monkeypatch, tmp_path_factory):
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    address = f"http://127.0.0.1:{ports['dashboard-port']}"
+    found = Head(
+        cluster=f"127.0.0.1:{ports['port']}",
+        dashboard=f"http://127.0.0.1:{ports['dashboard-port']}",
+        metrics=f"http://127.0.0.1:{ports['metrics-export-port']}/metrics",
+    )
+    version = f"{found.dashboard}/api/version"
     try:
-        until(lambda: running.poll() is not None or answers(f"{address}/api/version"))
+        until(lambda: running.poll() is not None or answers(version))
         assert running.poll() is None, log.read_text()
-        yield address, f"http://127.0.0.1:{ports['metrics-export-port']}/metrics"
+        yield found
     finally:
         running.terminate()
         try:
@@ -138,7 +165,7 @@ def segments(out):
 @pytest.mark.slow
 def test_a_submitted_run_survives_its_driver_and_is_stopped(head, project, canary):
     """Submit, kill -9, submit again, stop: one run, two attempts, nothing twice."""
-    address, _ = head
+    address = head.dashboard
     out = project / "out"
     submit = ("submit", "policy.yaml", "--address", address, "--out", "out")
 
@@ -175,12 +202,65 @@ def again(canary, submit, project):
     return done if done.returncode == 0 else None
 
 
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_run_on_ray_shows_in_its_metrics(head):
+    """What Prometheus would fetch says how many requests, how late, which verdict."""
+    status = RunStatus(
+        run="week",
+        state=RunState.RUNNING,
+        planned=None,
+        done=123,
+        lag=Lag(p50_s=0.001, p99_s=0.25, max_s=1.0),
+        failures={"dense": {"timeout": 2, "error": 5}},
+        policies=(PolicyStatus(name="window", verdict=Verdict.ROLLBACK, pairs=99),),
+    )
+    clock = FakeClock()
+    ray.init(address=head.cluster, logging_level=logging.ERROR, log_to_driver=False)
+    try:
+        gauges = Gauges(Nobody(), clock=clock)
+        gauges.show(status)
+        shown = until(lambda: exported(head.metrics, expected=5))
+    finally:
+        ray.shutdown()
+
+    assert shown == {
+        "ray_canary_requests": 123.0,
+        "ray_canary_send_lag_p99_seconds": 0.25,
+        "ray_canary_failures": 7.0,
+        "ray_canary_pairs": 99.0,
+        "ray_canary_verdict": 2.0,
+    }
+    assert not gauges.due()
+    clock.sleep(10.0)
+    assert gauges.due()
+
+
+class Nobody:
+    """A screen that nobody looks at."""
+
+    def due(self):
+        """Never."""
+        return False
+
+    def show(self, status):
+        """Show nothing."""
+
+
+def exported(url, *, expected):
+    """Our gauges by name, once all are there."""
+    lines = [one for one in answers(url).splitlines() if one.startswith("ray_canary_")]
+    found = {one.partition("{")[0]: float(one.split()[-1]) for one in lines}
+    return found if len(found) == expected else None
+
+
 def test_an_attempt_succeeds_whatever_the_verdict(project, canary):
-    """What has a verdict, or was stopped on purpose, isn't to be tried again; what was
+    """What has a verdict isn't to be tried again, nor its hook called again; what was
     begun with other policies is refused."""
     text = (project / "policy.yaml").read_text()
     short = text.replace("30m", "0s").replace("1h", "2s").replace("1m}", "1s}")
-    (project / "policy.yaml").write_text(short)
+    hooks = "hooks: {inconclusive: {command: [sh, -c, 'cat >> told.json']}}\n"
+    (project / "policy.yaml").write_text(short + hooks)
 
     done = canary("attempt", "out", "policy.yaml", cwd=project)
     repeated = canary("attempt", "out", "policy.yaml", cwd=project)
@@ -189,8 +269,30 @@ def test_an_attempt_succeeds_whatever_the_verdict(project, canary):
 
     assert (0, 0) == (done.returncode, repeated.returncode), done.stderr
     assert "servers: inconclusive\n" == repeated.stdout
+    told = json.loads((project / "told.json").read_text())
+    assert json.loads((project / "out/decision.servers.json").read_text()) == told
     assert 2 == other.returncode
     assert "out: was begun with other policies than these" in other.stderr
+
+
+def test_a_run_waits_for_its_start(project):
+    """It says so, and nothing is there yet when it is interrupted."""
+    with (project / "policy.yaml").open("a") as file:
+        file.write("schedule: {start: 2999-01-01T08:00+01:00}\n")
+    waiting = subprocess.Popen(
+        [sys.executable, "-m", "canary.cli", "run", "policy.yaml", "--out", "out"],
+        cwd=project,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    said = waiting.stderr.readline()
+    waiting.terminate()
+    _, rest = waiting.communicate(timeout=60)
+
+    assert "waiting until 2999-01-01T08:00+01:00 to begin\n" == said
+    assert "interrupted; nothing was recorded yet\n" == rest
+    assert 4 == waiting.returncode
+    assert not (project / "out").exists()
 
 
 @pytest.mark.parametrize(
