@@ -125,11 +125,14 @@ class Messenger:
     """Calls the hooks of a run's policies.
 
     Args:
-        folder: The run folder; it must exist once there is a verdict.
+        folder: The run folder; it must be one once there is a verdict.
         policies: Whose hooks.
         say: Is given each failure as a sentence, from another thread.
         wall_clock: Seconds since the epoch.
         waits_s: How long to wait after each try that fails but the last.
+
+    Raises:
+        UsageError: What was told before can't be read.
     """
 
     def __init__(
@@ -146,26 +149,22 @@ class Messenger:
         self._say = say
         self._wall_clock = wall_clock
         self._waits_s = tuple(waits_s)
+        self._done = {t.key for t in read_told(folder) if t.state == "delivered"}
         self._lock = threading.Lock()
         self._running: dict[tuple[str, Verdict, Target], threading.Thread] = {}
 
     def tell(self, decision: Decision) -> None:
         """Call what the policy has for its verdict, unless that was done before; don't
-        wait for it.
-
-        Raises:
-            UsageError: What was done before can't be read.
-        """
+        wait for it."""
         hook = self._hooks[decision.policy].of(decision.verdict)
         if hook is None:
             return
-        done = {t.key for t in read_told(self._folder) if t.state == "delivered"}
         if not decision.repeat:  # a look's; what it rests on stands in the record
             repeat = repeat_of(read_run(self._folder))
             decision = replace(decision, repeat=repeat)
         for target in _targets(hook):
             key = decision.policy, decision.verdict, target
-            if key in done or key in self._running:
+            if key in self._done or key in self._running:
                 continue
             self._running[key] = threading.Thread(
                 target=self._deliver, args=(decision, hook, target), daemon=True
@@ -177,9 +176,6 @@ class Messenger:
 
         What is invalid or inconclusive is told once the run has ended: before, it may
         still change.
-
-        Raises:
-            UsageError: As `tell`.
         """
         ended = read_run(self._folder).get("ended") not in (None, INTERRUPTED)
         for decision in decisions:

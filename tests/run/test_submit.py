@@ -179,6 +179,7 @@ def test_a_submitted_run_survives_its_driver_and_is_stopped(head, project, canar
     until(lambda: segments(out) > recorded + 1 and owner(out) not in (None, killed))
     shown = canary("status", "out", "--json", cwd=project)
     stopped = canary("stop", "out", "--address", address, cwd=project)
+    watched = canary("watch", "out", cwd=project)
 
     assert "Submitted as out-a01." in first.stdout, first.stderr
     assert 2 == refused.returncode
@@ -186,6 +187,7 @@ def test_a_submitted_run_survives_its_driver_and_is_stopped(head, project, canar
     assert "Submitted as out-a02." in second.stdout
     assert "running" == json.loads(shown.stdout)["state"]
     assert "out: stopped; go on with" in stopped.stdout, stopped.stderr
+    assert (4, True) == (watched.returncode, "servers: continue" in watched.stdout)
     record = json.loads((out / "run.json").read_text())
     assert "interrupted" == record["ended"]
     assert "out" == record["run"]
