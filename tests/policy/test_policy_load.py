@@ -353,4 +353,4 @@ def test_a_patterns_table_is_found_beside_the_policy(good: str, write: Write) ->
 
     candidate = load_policy(write(text, "below/policy.yaml")).candidate
 
-    assert "below/heads.tsv" == candidate.attention["layers"][3]["table_file"]
+    assert "below/heads.tsv" == candidate.attention["layers"]["3"]["table_file"]
