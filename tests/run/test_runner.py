@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 
 from canary.arms.base import ArmDiedError, Completion
+from canary.arms.causes import Cause
 from canary.arms.local import LocalArm
 from canary.errors import ArmError
 from canary.evidence.journal import Journal, RunFolder, read_segments
@@ -469,7 +470,7 @@ def test_a_dead_arm_keeps_what_was_answered(tmp_path):
     assert len(stage.rows(DENSE)) == len(stage.rows(WINDOW)) == 5
 
 
-def kill(stage, arm, times, status=Status.ERROR):
+def kill(stage, arm, times, status=Status.ERROR, cause=Cause.PROCESS_DIED):
     """Let an arm's process die, or hang, of request q5, so many times."""
     answer = stage.arms[arm].serve
     deaths = iter(range(times))
@@ -477,7 +478,7 @@ def kill(stage, arm, times, status=Status.ERROR):
     def serve(request):
         if request.request_id == "q5" and next(deaths, None) is not None:
             died = Completion(status=status, service_s=0.3, device="none", error="died")
-            raise ArmDiedError(f"{arm}: died", died)
+            raise ArmDiedError(f"{arm}: died", died, cause)
         return answer(request)
 
     stage.arms[arm].serve = serve
@@ -495,7 +496,7 @@ def test_a_process_that_dies_once_costs_nothing_but_the_attempt(tmp_path):
         assert ["ok"] * 10 == [row["status"] for row in rows]
         assert [1] * 5 + [2] + [1] * 4 == [row["attempt"] for row in rows]
     assert [True] * 6 == [row["warm"] for row in stage.rows(WINDOW) if row["warm"]]
-    assert stage.listener.revivals == [(WINDOW, f"{WINDOW}: died")]
+    assert stage.listener.revivals == [(WINDOW, Cause.PROCESS_DIED)]
 
 
 def test_dying_twice_of_the_same_request_is_the_arms_error(tmp_path):
@@ -516,7 +517,7 @@ def test_dying_twice_of_the_same_request_is_the_arms_error(tmp_path):
 def test_an_arm_that_hangs_is_not_asked_again(tmp_path):
     """It had its time: the request is a timeout, and the arm is started anew."""
     stage = Stage(tmp_path, [policy_of()], plan_of(10))
-    kill(stage, WINDOW, times=1, status=Status.TIMEOUT)
+    kill(stage, WINDOW, times=1, status=Status.TIMEOUT, cause=Cause.DEADLINE)
 
     stage.runner.run()
 
@@ -538,7 +539,7 @@ def test_a_kernel_that_dies_of_long_prompts_is_rolled_back(tmp_path):
             died = Completion(
                 status=Status.ERROR, service_s=0.1, device="none", error="died"
             )
-            raise ArmDiedError(f"{WINDOW}: died", died)
+            raise ArmDiedError(f"{WINDOW}: died", died, Cause.PROCESS_DIED)
         return answer(request)
 
     stage.arms[WINDOW].serve = serve
