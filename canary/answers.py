@@ -85,16 +85,17 @@ def unsent(request: Request, arm: str) -> Observation:
     )
 
 
-def void(request: Request, arm: str, why: str) -> Observation:
+def void(request: Request, arm: str, why: str, *, epoch: int) -> Observation:
     """Return the row of a request that counts for no arm: what they ran on was lost.
 
-    `why` begins with the cause, up to a colon.
+    `why` begins with the cause, up to a colon; `epoch` is that of the lost arm.
     """
     return Observation(
         **_of(request),
         arm=arm,
         status=Status.VOID,
         prompt_tokens=prompt_size(request),
+        epoch=epoch,
         error=why,
     )
 

@@ -219,9 +219,13 @@ class Runner:
         try:
             completions, attempt = self._serve(request, names)
         except ArmsLostError as lost:
+            rows = [
+                void(request, name, str(lost), epoch=self._arms[name].epoch)
+                for name in names
+            ]
             self._losses.void(lost.cause)
             self._rebuild(lost)
-            return [void(request, name, str(lost)) for name in names]
+            return rows
         self._losses.answered()
         rows = []
         for order, name in enumerate(names):

@@ -312,16 +312,18 @@ def test_a_resumed_run_goes_on_counting(folder):
     clock = FakeClock()
     first = keeper_of(folder, clock)
     answer(first, clock, 5, status=Status.TIMEOUT)
+    answer(first, clock, 1, done=5, status=Status.VOID, error="node lost: gone")
     first.revived("a", "deadline")
     first.ended(INTERRUPTED)
     clock.sleep(1000)
 
     second = keeper_of(folder, clock)
-    answer(second, clock, 2, done=5, status=Status.TIMEOUT)
+    answer(second, clock, 2, done=6, status=Status.TIMEOUT)
     found = second.status()
 
     assert {"a": {"timeout": 7}} == found.failures
     assert {"a": {"deadline": 1}} == found.restarts
+    assert {"node lost": 1} == found.voids
     assert found.wall_s < 10
 
 

@@ -162,7 +162,7 @@ class Chaos(Quiet):
 
 def add_node(cluster):
     """Add a node with two cards, as far as Ray knows."""
-    cluster.add_node(wait=False, num_cpus=1, num_gpus=2)
+    cluster.add_node(wait=False, num_cpus=0, num_gpus=2)
 
 
 def kills_of(pairs, processes, nodes):
