@@ -3,6 +3,7 @@
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
@@ -36,6 +37,17 @@ def build(spec):
         return 0.1
 
     return ScriptedVariant(service_s=service_s)
+
+
+def shaky(folder, spec):
+    """As `build`; but the second time that b is loaded, its process dies of it."""
+    if spec.attention != "dense":
+        loads = folder / "loads"
+        before = loads.read_text() if loads.exists() else ""
+        loads.write_text(before + ".")
+        if before == ".":
+            os._exit(1)
+    return build(spec)
 
 
 def ask(request_id):
@@ -94,25 +106,26 @@ def test_a_hanging_actor_is_given_up_and_comes_back(monkeypatch):
     assert told["pid"] != again["pid"]
 
 
-def test_what_takes_the_place_away_ends_all_arms_and_rebuilds_them():
-    """An answer of an earlier actor is refused; then all arms begin anew, together."""
+def test_what_takes_the_place_away_ends_all_arms_and_rebuilds_them(tmp_path):
+    """An answer of an earlier actor is refused; then all arms begin anew, together, and
+    one that dies while it loads gets another try."""
     specs = {
         "a": VariantSpec(model="reference"),
         "b": VariantSpec(model="reference", attention="sliding_window(window=256)"),
     }
-    arms = start_ray_arms(specs, build=build, timeout_s=60.0)
+    arms = start_ray_arms(specs, build=partial(shaky, tmp_path), timeout_s=60.0)
     first = {name: arm.describe()["pid"] for name, arm in arms.items()}
     arms["a"]._epoch += 1  # as if its actor were the one before
 
     with pytest.raises(ArmsLostError, match="stale answer: a is at epoch 1, not 0"):
         arms["a"].serve(ask("q0"))
     arms["a"].restart()
-    after = [arm.serve(ask("q0")).status for arm in arms.values()]
+    after = [arm.serve(ask("q0")) for arm in arms.values()]
     then = {name: arm.describe()["pid"] for name, arm in arms.items()}
     for arm in arms.values():
         arm.close()
 
-    assert ["ok", "ok"] == after
+    assert [("ok", 2), ("ok", 2)] == [(one.status, one.epoch) for one in after]
     assert not set(first.values()) & set(then.values())
 
 
