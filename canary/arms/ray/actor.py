@@ -37,6 +37,11 @@ class ArmActor:
         self._build = build
         self._timeout_s = timeout_s
         self._epoch = epoch
+        # Before torch is loaded. The arms take turns, so each may use all cores, where
+        # Ray would hold an actor to those that it reserves; and CUDA is to count cards
+        # as the driver does.
+        os.environ["OMP_NUM_THREADS"] = str(os.cpu_count() or 1)
+        os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
         self._facts = _place()
 
     @ray.method(concurrency_group="compute")

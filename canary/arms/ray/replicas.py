@@ -5,7 +5,6 @@ no longer be comparable. So whatever takes the place of one arm away ends all of
 the reservation is given back and a new one made.
 """
 
-import os
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -64,10 +63,6 @@ class ReplicaSet:
         build: Build,
         timeout_s: float,
     ) -> None:
-        # The arms take turns, so each may use all cores, where Ray would hold an actor
-        # to those that it reserves.
-        cores = str(os.cpu_count() or 1)
-        env = {"OMP_NUM_THREADS": cores, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
         remote: Any = ray.remote
         groups = {"compute": 1, "control": 1}
         self._actor_class = remote(concurrency_groups=groups)(ArmActor)
@@ -76,7 +71,6 @@ class ReplicaSet:
             "max_restarts": 0,
             "max_task_retries": 0,
             "max_pending_calls": _MOST_CALLS,
-            "runtime_env": {"env_vars": env},
         }
         self._specs = specs
         self._layout = wanted
