@@ -66,6 +66,7 @@ def observation(
         compiles=made.compiles if made else None,
         kernel="+".join(made.kernels) if made else None,
         device=completion.device,
+        epoch=completion.epoch,
         attempt=attempt,
         warm=warm,
         order=order,
@@ -81,6 +82,21 @@ def unsent(request: Request, arm: str) -> Observation:
         arm=arm,
         status=Status.SHED,
         prompt_tokens=prompt_size(request),
+    )
+
+
+def void(request: Request, arm: str, why: str, *, epoch: int) -> Observation:
+    """Return the row of a request that counts for no arm: what they ran on was lost.
+
+    `why` begins with the cause, up to a colon; `epoch` is that of the lost arm.
+    """
+    return Observation(
+        **_of(request),
+        arm=arm,
+        status=Status.VOID,
+        prompt_tokens=prompt_size(request),
+        epoch=epoch,
+        error=why,
     )
 
 

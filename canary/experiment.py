@@ -30,6 +30,7 @@ from canary.evidence.lease import Lease
 from canary.evidence.observation import SCHEMA, Observation, from_table
 from canary.evidence.reading import read_observations
 from canary.judge import Ended, judge
+from canary.losses import losses_so_far
 from canary.overrides import last_overrides
 from canary.policy.load import load_policies
 from canary.policy.model import Policy, VariantSpec, variant_name
@@ -244,8 +245,9 @@ def _started(prepared: Prepared, place: Place) -> Iterator[dict[str, Arm]]:
 
 
 def _gpus(arms: Mapping[str, Arm]) -> int:
-    """Return how many GPUs the arms hold: they share one, or use none."""
-    return int(any("cuda" in arm.describe()["device"] for arm in arms.values()))
+    """Return how many GPUs the arms hold; in one process they share one."""
+    told = [arm.describe() for arm in arms.values()]
+    return len({one.get("gpu_uuid") for one in told if "cuda" in one["device"]})
 
 
 def _by_request(table: pa.Table) -> Iterator[list[Observation]]:
@@ -281,7 +283,7 @@ def _finish(
         "elapsed_s": played.elapsed_s,
         "wall_s": given.journal.elapsed_s,
         "peak_memory_bytes": process_peak_bytes() + sum(played.peak_bytes.values()),
-    }
+    } | losses_so_far(record, played.losses)
     for name, peak in played.peak_bytes.items():
         record["arms"][name]["peak_memory_bytes"] = peak
     write_run(folder, record)

@@ -267,9 +267,11 @@ def _troubles(status: RunStatus) -> Iterable[Text]:
             f"sent late: p50 {seconds(max(lag.p50_s, 0))}, "
             f"p99 {seconds(max(lag.p99_s, 0))}, most {seconds(max(lag.max_s, 0))}"
         )
-    yield Text(_failures(status.failures))
+    yield Text(f"failures: {_by_arm(status.failures)}")
     if status.restarts:
-        yield Text(f"restarts: {_counted(status.restarts)}")
+        yield Text(f"restarts: {_by_arm(status.restarts)}")
+    if status.voids:
+        yield Text(f"void: {_counted(status.voids)}")
 
 
 def render_runs(entries: Iterable[RunEntry]) -> RenderableType:
@@ -302,11 +304,9 @@ def _run(entry: RunEntry) -> Iterable[RenderableType]:
     yield table
 
 
-def _failures(failures: Mapping[str, Mapping[str, int]]) -> str:
-    if not failures:
-        return "failures: none"
-    arms = (f"{printable(arm)}: {_counted(one)}" for arm, one in failures.items())
-    return f"failures: {'; '.join(arms)}"
+def _by_arm(counts: Mapping[str, Mapping[str, int]]) -> str:
+    arms = (f"{printable(arm)}: {_counted(one)}" for arm, one in counts.items())
+    return "; ".join(arms) or "none"
 
 
 def _counted(counts: Mapping[str, int]) -> str:

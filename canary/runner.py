@@ -10,15 +10,17 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from canary.answers import observation, unsent
-from canary.arms.base import Arm, ArmDiedError, Completion
+from canary.answers import observation, unsent, void
+from canary.arms.base import Arm, ArmDiedError, ArmsLostError, Completion
+from canary.arms.causes import Cause, Meaning
 from canary.clock import Clock
 from canary.evidence.journal import Journal
-from canary.evidence.observation import Observation, Status
+from canary.evidence.observation import Observation
 from canary.evidence.pairs import CONTROL_ARM
 from canary.judge import Ended
+from canary.losses import Losses
 from canary.policy.model import Policy
 from canary.queues import Queues
 from canary.traffic.feed import Due, Feed, PlanFeed
@@ -39,12 +41,14 @@ class Played:
     whose evidence ended before the run did.
 
     `peak_bytes` is the peak memory of each arm that has a process of its own.
+    `losses` are those of the arms; servers elsewhere aren't ours to lose.
     """
 
     reason: str
     ends: dict[str, Ended]
     elapsed_s: float
     peak_bytes: dict[str, int]
+    losses: Losses = field(default_factory=Losses)
 
 
 def questions_of(plan: Plan) -> dict[str, int]:
@@ -122,6 +126,7 @@ class Runner:
             self._queues.recall(rows, known)
             self._watches.store.append(rows)
         self._group_items = group_items_of(plan)
+        self._losses = Losses()
 
     def run(self) -> Played:
         """Play the traffic; return for each policy why and where its evidence ends.
@@ -142,6 +147,7 @@ class Runner:
             ends=self._watches.ends,
             elapsed_s=self._watches.store.last_arrived_s,
             peak_bytes=self._watches.store.peak_bytes(),
+            losses=self._losses,
         )
 
     def _play(self) -> str:
@@ -210,7 +216,17 @@ class Runner:
     def _answer(self, request: Request, order_seed: int) -> list[Observation]:
         names = [name for name in self._arms if self._takes_part(name, request)]
         random.Random(order_seed).shuffle(names)  # noqa: S311 - repeatable, not secret
-        completions, attempt = self._serve(request, names)
+        try:
+            completions, attempt = self._serve(request, names)
+        except ArmsLostError as lost:
+            rows = [
+                void(request, name, str(lost), epoch=self._arms[name].epoch)
+                for name in names
+            ]
+            self._losses.void(lost.cause)
+            self._rebuild(lost)
+            return rows
+        self._losses.answered()
         rows = []
         for order, name in enumerate(names):
             completion = completions[name]
@@ -251,19 +267,36 @@ class Runner:
                     completions[name] = self._arms[name].serve(request)
                 except ArmDiedError as death:
                     deaths[name] += 1
-                    self._revive(name, str(death))
-                    hung = death.completion.status is Status.TIMEOUT
-                    if deaths[name] < _DEATHS_ARE_EVIDENCE and not hung:
+                    self._revive(name, death.cause)
+                    own = death.cause.ruling.meaning is Meaning.OWN
+                    if deaths[name] < _DEATHS_ARE_EVIDENCE and not own:
                         break
                     completions[name] = death.completion
             else:
                 return completions, attempt
 
-    def _revive(self, name: str, why: str) -> None:
-        arm = self._arms[name]
-        arm.restart()
-        self._listener.revived(name, why)
-        self._journal.append(warm_up({name: arm}, self._plan, _REVIVAL_REQUESTS))
+    def _rebuild(self, lost: ArmsLostError) -> None:
+        """Get all arms back after what they ran on was lost, if need be repeatedly."""
+        while True:
+            self._losses.spend(lost)
+            try:
+                self._revive(lost.arm, lost.cause)
+            except ArmsLostError as again:
+                lost = again
+            else:
+                return
+
+    def _revive(self, name: str, cause: Cause) -> None:
+        """Restart an arm, and warm up whatever has been started anew by that."""
+        # What was answered is safe, however long it takes and whatever comes of it.
+        self._journal.commit()
+        before = {one: arm.epoch for one, arm in self._arms.items()}
+        self._arms[name].restart()
+        fresh = {n: arm for n, arm in self._arms.items() if arm.epoch != before[n]}
+        for one in fresh:
+            self._losses.restarted(one, cause)
+            self._listener.revived(one, cause)
+        self._journal.append(warm_up(fresh, self._plan, _REVIVAL_REQUESTS))
 
     def _release(self) -> None:
         """Close the arms that no undecided policy needs."""

@@ -127,9 +127,9 @@ class RunStatus:
 
     `elapsed_s` is the intended arrival of the last request, `wall_s` what the run has
     taken. `pace_per_s` (requests, of all arms at once) and `lag` are those of the last
-    minute, None before there are any. `failures` counts by arm and cause, `restarts`
-    by arm. Nobody knows how many requests are `planned` of live traffic. `eta_s` is
-    that of the last policy to be decided.
+    minute, None before there are any. `failures` and `restarts` count by arm and
+    cause, `voids` requests by cause. Nobody knows how many requests are `planned` of
+    live traffic. `eta_s` is that of the last policy to be decided.
     """
 
     run: str
@@ -146,7 +146,8 @@ class RunStatus:
     pace_per_s: float | None = None
     lag: Lag | None = None
     failures: dict[str, dict[str, int]] = field(default_factory=dict)
-    restarts: dict[str, int] = field(default_factory=dict)
+    restarts: dict[str, dict[str, int]] = field(default_factory=dict)
+    voids: dict[str, int] = field(default_factory=dict)
     policies: tuple[PolicyStatus, ...] = ()
     eta_s: float | None = None
     eta_reason: str | None = None

@@ -111,9 +111,9 @@ class Quiet:
         del describe
         self.looks.append((policy.name, found))
 
-    def revived(self, arm: str, why: str) -> None:
+    def revived(self, arm: str, cause: str) -> None:
         """Keep which arm came back and why."""
-        self.revivals.append((arm, why))
+        self.revivals.append((arm, cause))
 
     def waiting(self) -> None:
         """Count the heartbeats."""

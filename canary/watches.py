@@ -53,8 +53,8 @@ class Listener(Protocol):
         """
         ...
 
-    def revived(self, arm: str, why: str) -> None:
-        """Say that an arm died or hung and has been started anew."""
+    def revived(self, arm: str, cause: str) -> None:
+        """Say that an arm died, hung or was lost, and has been started anew."""
         ...
 
     def waiting(self) -> None:
