@@ -63,6 +63,28 @@ def control_takes(request: Request, share: float, seed: int) -> bool:
     return stable_uniform("control", seed, request.request_id) < share
 
 
+def try_again(
+    journal: Journal, listener: Listener, wait: Callable[[float], object]
+) -> None:
+    """Say that nothing can be written, wait for a second, and try again."""
+    listener.paused(journal.trouble or "")
+    wait(_HEARTBEAT_S)
+    journal.commit_if_due()
+
+
+def keep_all(
+    journal: Journal, listener: Listener, wait: Callable[[float], object]
+) -> None:
+    """Commit what is pending, however long it takes until that is possible.
+
+    Raises:
+        StorageError: It took longer than the journal's patience.
+    """
+    journal.commit()
+    while journal.trouble is not None:
+        try_again(journal, listener, wait)
+
+
 class Runner:
     """Plays traffic through the arms until every policy is decided or traffic ends.
 
@@ -128,15 +150,22 @@ class Runner:
 
         A Ctrl-C drops the request in flight, of all arms alike, and ends the run in
         order; whatever else is raised leaves what was answered committed.
+
+        Raises:
+            StorageError: Nothing could be written for the journal's patience.
         """
         reason = INTERRUPTED
         try:
-            reason = self._play()
+            played = self._play()
+            keep_all(self._journal, self._listener, self._sleep)
+            reason = played
         except KeyboardInterrupt:
             pass
         finally:
-            self._journal.commit()
-            self._listener.ended(reason)
+            try:
+                self._journal.close()
+            finally:
+                self._listener.ended(reason)
         return Played(
             reason=reason,
             ends=self._watches.ends,
@@ -164,6 +193,10 @@ class Runner:
             self._release()
             if not self._wait(zero_s + arrival_s, arrival_s):
                 return self._watches.why_all_ended()
+            if self._journal.trouble is not None:
+                zero_s += self._pause(arrival_s)
+                if self._watches.all_ended:
+                    return self._watches.why_all_ended()
             self._answer_one(due, self._clock() - zero_s - arrival_s, feed.planned)
         return END_OF_TRAFFIC
 
@@ -190,6 +223,17 @@ class Runner:
                 return True
             self._rest(left_s)
 
+    def _pause(self, arrival_s: float) -> float:
+        """Wait until what comes back can be kept, or nobody waits for it.
+
+        Returns how much later the schedule goes on: recorded traffic waits, live
+        traffic doesn't.
+        """
+        began_s = self._clock()
+        while self._journal.trouble is not None and self._goes_on(arrival_s):
+            try_again(self._journal, self._listener, self._sleep)
+        return self._clock() - began_s if self._live is None else 0.0
+
     def _idle(self, now_s: float) -> bool:
         """Wait for traffic that nobody knows of; return False once nobody waits."""
         if not self._goes_on(now_s):
@@ -203,6 +247,9 @@ class Runner:
         return not self._watches.all_ended
 
     def _rest(self, left_s: float) -> None:
+        if self._journal.trouble is not None:
+            try_again(self._journal, self._listener, self._sleep)
+            return
         self._listener.waiting()
         self._journal.commit_if_due()
         self._sleep(min(left_s, _HEARTBEAT_S))

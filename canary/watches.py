@@ -61,6 +61,13 @@ class Listener(Protocol):
         """Say, every second, that nothing is due."""
         ...
 
+    def paused(self, why: str) -> None:
+        """Say, every second, that nothing is sent since nothing can be written.
+
+        `why` is some words. Whatever is said next says that the run goes on.
+        """
+        ...
+
     def ended(self, reason: str) -> None:
         """Say that nothing more will be sent, and why."""
         ...
