@@ -1,6 +1,6 @@
 """From what an arm made of a request to the row that is recorded of it."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from canary.arms.base import Completion
 from canary.evidence.observation import Observation, Status
@@ -45,7 +45,13 @@ def observation(
     made = completion.generation
     times = _times(made, queue_s)
     return Observation(
-        **_of(request),
+        request_id=request.request_id,
+        arrived_s=request.arrival_s,
+        kind=request.kind,
+        session_id=request.session_id,
+        group=request.group,
+        task=request.task,
+        weight=request.weight,
         arm=arm,
         status=completion.status,
         prompt_tokens=made.prompt_tokens if made else prompt_size(request),
@@ -77,24 +83,17 @@ def observation(
 def unsent(request: Request, arm: str) -> Observation:
     """Return the row of a request that was shed: no arm got it."""
     return Observation(
-        **_of(request),
+        request_id=request.request_id,
+        arrived_s=request.arrival_s,
+        kind=request.kind,
+        session_id=request.session_id,
+        group=request.group,
+        task=request.task,
+        weight=request.weight,
         arm=arm,
         status=Status.SHED,
         prompt_tokens=prompt_size(request),
     )
-
-
-def _of(request: Request) -> dict[str, Any]:
-    """What a row says of the request, whatever came of it."""
-    return {
-        "request_id": request.request_id,
-        "arrived_s": request.arrival_s,
-        "kind": request.kind,
-        "session_id": request.session_id,
-        "group": request.group,
-        "task": request.task,
-        "weight": request.weight,
-    }
 
 
 def _score(request: Request, made: Generation) -> float | None:

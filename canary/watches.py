@@ -93,6 +93,8 @@ class _Watch:
     """One policy under way: its looks so far and when the next is due."""
 
     policy: Policy
+    baseline: str
+    candidate: str
     evidence: Evidence
     assessment: Assessment
     looks: list[Look] = field(default_factory=list)
@@ -102,7 +104,14 @@ class _Watch:
     @classmethod
     def over(cls, policy: Policy, questions: Mapping[str, int]) -> "_Watch":
         evidence = Evidence(policy, questions=questions)
-        return cls(policy, evidence, Assessment(policy, evidence))
+        return cls(
+            policy,
+            # Names cost more than all else that is asked of a watch at every request.
+            variant_name(policy.baseline),
+            variant_name(policy.candidate),
+            evidence,
+            Assessment(policy, evidence),
+        )
 
     @property
     def next_look_s(self) -> float:
@@ -115,14 +124,6 @@ class _Watch:
     def arms(self) -> set[str]:
         control = {CONTROL_ARM} if self.policy.aa_control else set()
         return control | {self.baseline, self.candidate}
-
-    @property
-    def baseline(self) -> str:
-        return variant_name(self.policy.baseline)
-
-    @property
-    def candidate(self) -> str:
-        return variant_name(self.policy.candidate)
 
     def overdue(self, elapsed_s: float, gpus: int) -> str | None:
         """Return which limit on the run's time or cost is reached, if one is."""

@@ -7,6 +7,7 @@ look reads views of it, without a copy.
 
 import hashlib
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -24,6 +25,9 @@ from canary.evidence.pairs import (
 )
 
 _FIRST_CAPACITY = 1024
+# Rows are put into the columns so many requests at a time: one by one takes ten times
+# as long.
+_AT_ONCE = 1024
 _NO_ANSWER = -1
 _UNSENT = (Status.SHED, Status.VOID)
 
@@ -37,13 +41,15 @@ class _Column(Generic[Item]):
         self._data: npt.NDArray[Item] = np.empty(_FIRST_CAPACITY, dtype)
         self._size = 0
 
-    def append(self, value: Any) -> None:  # noqa: ANN401 - whatever the dtype holds
-        if self._size == len(self._data):
-            grown = np.empty(2 * self._size, self._data.dtype)
-            grown[: self._size] = self._data
+    def extend(self, values: Sequence[Any]) -> None:
+        size = self._size + len(values)
+        if size > len(self._data):
+            grown = np.empty(max(size, 2 * self._size), self._data.dtype)
+            grown[: self._size] = self._data[: self._size]
             self._data = grown
-        self._data[self._size] = value
-        self._size += 1
+        # Where a number isn't known there is None, which numpy makes NaN.
+        self._data[self._size : size] = np.array(values, self._data.dtype)
+        self._size = size
 
     @property
     def values(self) -> npt.NDArray[Item]:
@@ -65,16 +71,17 @@ class _Answers:
         self.kernels: set[str] = set()
         self.devices: set[str] = set()
 
-    def append(self, request: int, row: Observation) -> None:
-        self.request.append(request)
-        self.failed.append(row.status != Status.OK)
+    def extend(self, requests: Sequence[int], rows: Sequence[Observation]) -> None:
+        self.request.extend(requests)
+        self.failed.extend([row.status != Status.OK for row in rows])
         for name, column in self.measured.items():
-            value = getattr(row, name)
-            column.append(np.nan if value is None else value)
-        self.agreement.append(np.nan if row.agreement is None else row.agreement)
-        self.answer.append(_NO_ANSWER if row.answer is None else _digest(row.answer))
-        self.kernels |= {row.kernel} if row.kernel else set()
-        self.devices |= {row.device} if row.device else set()
+            column.extend([*map(attrgetter(name), rows)])
+        self.agreement.extend([row.agreement for row in rows])
+        self.answer.extend(
+            [_NO_ANSWER if r.answer is None else _digest(r.answer) for r in rows]
+        )
+        self.kernels |= {row.kernel for row in rows if row.kernel}
+        self.devices |= {row.device for row in rows if row.device}
 
     def __len__(self) -> int:
         return len(self.request.values)
@@ -108,37 +115,52 @@ class PairStore:
         self._void: _Column[np.bool_] = _Column(np.bool_)
         self._arms: dict[str, _Answers] = {}
         self._count = 0
+        self._fresh: list[Sequence[Observation]] = []
 
     def __len__(self) -> int:
         """Return the number of requests."""
-        return self._count
+        return self._count + len(self._fresh)
 
     @property
     def last_arrived_s(self) -> float:
         """The intended arrival of the last request; 0 before the first."""
+        if self._fresh:
+            return self._fresh[-1][0].arrived_s
         return float(self._arrived_s.values[-1]) if self._count else 0.0
 
     def append(self, rows: Sequence[Observation]) -> None:
         """Take the rows of one request, of all arms that answered it."""
-        first = rows[0]
-        self._request_id.append(first.request_id)
-        self._arrived_s.append(first.arrived_s)
-        self._prompt_tokens.append(first.prompt_tokens)
-        self._kind.append(first.kind or "")
-        self._task.append(first.task or "")
-        scored, together = first.kind == "quality", first.group or first.session_id
-        self._unit.append((together or first.request_id) if scored else "")
-        alone = scored and not together
-        self._unit_items.append(first.group_items or int(alone))
-        self._session.append(first.session_id or "")
-        self._weight.append(first.weight)
-        self._void.append(any(row.status in _UNSENT for row in rows))
-        for row in rows:
-            self._arms.setdefault(row.arm, _Answers()).append(self._count, row)
-        self._count += 1
+        self._fresh.append(rows)
+        if len(self._fresh) >= _AT_ONCE:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Put what has come into the columns."""
+        fresh, self._fresh = self._fresh, []
+        first = [rows[0] for rows in fresh]
+        self._request_id.extend([row.request_id for row in first])
+        self._arrived_s.extend([row.arrived_s for row in first])
+        self._prompt_tokens.extend([row.prompt_tokens for row in first])
+        self._kind.extend([row.kind or "" for row in first])
+        self._task.extend([row.task or "" for row in first])
+        self._unit.extend([_unit(row) for row in first])
+        self._unit_items.extend([_unit_items(row) for row in first])
+        self._session.extend([row.session_id or "" for row in first])
+        self._weight.extend([row.weight for row in first])
+        self._void.extend([any(row.status in _UNSENT for row in r) for r in fresh])
+        by_arm: dict[str, tuple[list[int], list[Observation]]] = {}
+        for request, rows in enumerate(fresh, self._count):
+            for row in rows:
+                requests, answers = by_arm.setdefault(row.arm, ([], []))
+                requests.append(request)
+                answers.append(row)
+        for arm, (requests, answers) in by_arm.items():
+            self._arms.setdefault(arm, _Answers()).extend(requests, answers)
+        self._count += len(fresh)
 
     def peak_bytes(self) -> dict[str, int]:
         """Return the peak memory of each arm that has a process of its own."""
+        self._settle()
         seen = {
             name: arm.measured["peak_memory_bytes"].values
             for name, arm in self._arms.items()
@@ -157,6 +179,7 @@ class PairStore:
             candidate: The other.
             since: Leave out this many requests at the beginning.
         """
+        self._settle()
         control = None
         if CONTROL_ARM in self._arms:
             control = self._joined(baseline, CONTROL_ARM, since)
@@ -200,6 +223,17 @@ class PairStore:
             devices={baseline: sorted(a.devices), candidate: sorted(b.devices)},
             control=control,
         )
+
+
+def _unit(row: Observation) -> str:
+    if row.kind != "quality":
+        return ""
+    return row.group or row.session_id or row.request_id
+
+
+def _unit_items(row: Observation) -> int:
+    alone = row.kind == "quality" and not (row.group or row.session_id)
+    return row.group_items or int(alone)
 
 
 def _shared(a: Ints, b: Ints) -> tuple[Ints, Ints | slice, Ints | slice]:
