@@ -5,10 +5,9 @@ nothing by itself: the command line says where arms run and shows what happens.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import chain, groupby
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -27,7 +26,7 @@ from canary.evidence.journal import (
     write_atomically,
 )
 from canary.evidence.lease import Lease
-from canary.evidence.observation import SCHEMA, Observation, from_table
+from canary.evidence.observation import SCHEMA, Observation
 from canary.evidence.reading import read_observations
 from canary.judge import Ended, judge
 from canary.overrides import last_overrides
@@ -150,7 +149,7 @@ def resume(
         live = None
         if prepared.live is not None:
             live = _live_feed(prepared.live, record, place, counting)
-        earlier = _by_request(counting)
+        earlier = [counting]
         given = _Given(
             policies,
             plan,
@@ -175,7 +174,7 @@ class _Given:
     journal: Journal
     doubts: Doubts
     live: LiveFeed | None = None
-    earlier: Iterable[Sequence[Observation]] = ()
+    earlier: Sequence[pa.Table] = ()
 
 
 def _runner(
@@ -246,15 +245,6 @@ def _started(prepared: Prepared, place: Place) -> Iterator[dict[str, Arm]]:
 def _gpus(arms: Mapping[str, Arm]) -> int:
     """Return how many GPUs the arms hold: they share one, or use none."""
     return int(any("cuda" in arm.describe()["device"] for arm in arms.values()))
-
-
-def _by_request(table: pa.Table) -> Iterator[list[Observation]]:
-    """Yield what was recorded of each request."""
-    rows = chain.from_iterable(
-        from_table(pa.Table.from_batches([batch])) for batch in table.to_batches()
-    )
-    for _, of_one in groupby(rows, key=lambda row: row.request_id):
-        yield list(of_one)
 
 
 @contextmanager

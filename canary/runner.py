@@ -12,6 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import pyarrow as pa
+
 from canary.answers import observation, unsent
 from canary.arms.base import Arm, ArmDiedError, Completion
 from canary.clock import Clock
@@ -95,8 +97,8 @@ class Runner:
         arms: The running variants by arm name, those of `arms_of`. An arm whose
             policies are all decided is closed.
         journal: Where observations go.
-        earlier: What this run has recorded before, request by request, if it goes on
-            after a pause.
+        earlier: What this run has recorded before, in parts of whole requests, if it
+            goes on after a pause; no warm-up.
         live: Live traffic, if that is what is sent.
         gpus: How many GPUs the arms hold, which budgets are counted in.
         run: The run's name, for the decisions that the listener may ask for.
@@ -113,7 +115,7 @@ class Runner:
         arms: Mapping[str, Arm],
         journal: Journal,
         *,
-        earlier: Iterable[Sequence[Observation]] = (),
+        earlier: Iterable[pa.Table] = (),
         live: LiveFeed | None = None,
         gpus: int = 0,
         run: str = "",
@@ -139,10 +141,10 @@ class Runner:
         self._listener = listener
         self._control_share = max(policy.aa_control for policy in policies)
         self._queues = Queues(arms)
-        for index, rows in enumerate(earlier):
-            known = None if live is not None else plan.requests[index]
-            self._queues.recall(rows, known)
-            self._watches.store.append(rows)
+        for part in earlier:
+            known = None if live is not None else plan.requests
+            self._queues.recall(part, known, first=len(self._watches.store))
+            self._watches.store.take_up(part)
         self._group_items = group_items_of(plan)
 
     def run(self) -> Played:

@@ -10,6 +10,8 @@ import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 
+import pyarrow as pa
+
 from canary.answers import observation, prompt_size, unsent
 from canary.arms.endpoint.base import Delivery
 from canary.arms.endpoint.sender import EndpointSender
@@ -56,8 +58,8 @@ class SideBySide:
         arms: The names of the arms.
         sender: Sends to them.
         journal: Where observations go.
-        earlier: What this run has recorded before, request by request, if it goes on
-            after a pause.
+        earlier: What this run has recorded before, in parts of whole requests, if it
+            goes on after a pause; no warm-up.
         live: Live traffic, if that is what is sent.
         timeout_s: How long a request may take.
         run: The run's name, for the decisions that the listener may ask for.
@@ -73,7 +75,7 @@ class SideBySide:
         sender: EndpointSender,
         journal: Journal,
         *,
-        earlier: Iterable[Sequence[Observation]] = (),
+        earlier: Iterable[pa.Table] = (),
         live: LiveFeed | None = None,
         run: str = "",
         doubts: Doubts = tuple,
@@ -94,8 +96,8 @@ class SideBySide:
         self._listener = listener
         self._control_share = max(policy.aa_control for policy in policies)
         self._group_items = group_items_of(plan)
-        for rows in earlier:
-            self._watches.store.append(rows)
+        for part in earlier:
+            self._watches.store.take_up(part)
         self._next = len(self._watches.store)
         self._live = live
         self._feed: Feed = live or PlanFeed(plan, self._next)

@@ -152,8 +152,8 @@ class Journal:
         self._pending = []
 
     def _merge(self) -> None:
-        count = due_together(self._segments)
-        if count:
+        # One may be the last that was missing for a larger one.
+        while count := due_together(self._segments):
             self._before_commit()
             old = self._segments[-count:]
             self._segments = merge(self._folder, self._segments, count)

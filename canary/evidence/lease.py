@@ -102,8 +102,10 @@ class Lease:
                 )
             # Other machines go by the wall clock, which may have been set meanwhile.
             others_s = found["expires_unix_s"] - self._wall_clock()
-            if not LEASE_S * 0.9 < min(self._left_s(found), others_s) <= LEASE_S:
-                self._write()
+            for left_s in (self._left_s(found), others_s):
+                if not LEASE_S * 0.9 < left_s <= LEASE_S:
+                    self._write()
+                    break
 
     def is_taken(self) -> bool:
         """Whether somebody is writing into the folder.

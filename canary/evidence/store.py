@@ -12,6 +12,8 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from canary.evidence.observation import Observation, Status
 from canary.evidence.pairs import (
@@ -41,7 +43,7 @@ class _Column(Generic[Item]):
         self._data: npt.NDArray[Item] = np.empty(_FIRST_CAPACITY, dtype)
         self._size = 0
 
-    def extend(self, values: Sequence[Any]) -> None:
+    def extend(self, values: Sequence[Any] | npt.NDArray[Any]) -> None:
         size = self._size + len(values)
         if size > len(self._data):
             grown = np.empty(max(size, 2 * self._size), self._data.dtype)
@@ -82,6 +84,17 @@ class _Answers:
         )
         self.kernels |= {row.kernel for row in rows if row.kernel}
         self.devices |= {row.device for row in rows if row.device}
+
+    def take_up(self, requests: Ints, table: pa.Table) -> None:
+        self.request.extend(requests)
+        self.failed.extend(pc.not_equal(table["status"], Status.OK.value).to_numpy())
+        for name, column in self.measured.items():
+            column.extend(_floats(table, name))
+        self.agreement.extend(_floats(table, "agreement"))
+        answers = table["answer"].to_pylist()
+        self.answer.extend([_NO_ANSWER if a is None else _digest(a) for a in answers])
+        self.kernels |= set(filter(None, pc.unique(table["kernel"]).to_pylist()))
+        self.devices |= set(filter(None, pc.unique(table["device"]).to_pylist()))
 
     def __len__(self) -> int:
         return len(self.request.values)
@@ -158,6 +171,39 @@ class PairStore:
             self._arms.setdefault(arm, _Answers()).extend(requests, answers)
         self._count += len(fresh)
 
+    def take_up(self, table: pa.Table) -> None:
+        """Take recorded rows of whole requests, as `append` takes them one by one."""
+        if not table.num_rows:
+            return
+        self._settle()
+        begins = request_begins(table)
+        first = table.filter(pa.array(begins))
+        number = np.cumsum(begins) - 1 + self._count
+        self._request_id.extend(_texts(first, "request_id"))
+        self._arrived_s.extend(first["arrived_s"].to_numpy())
+        self._prompt_tokens.extend(first["prompt_tokens"].to_numpy())
+        kind = _texts(first, "kind")
+        self._kind.extend(kind)
+        self._task.extend(_texts(first, "task"))
+        scored, together = _is(kind, "quality"), _texts(first, "group")
+        session = _texts(first, "session_id")
+        together = np.where(together == "", session, together)
+        alone = together == ""
+        unit = np.where(alone, _texts(first, "request_id"), together)
+        self._unit.extend(np.where(scored, unit, ""))
+        items = pc.fill_null(first["group_items"], 0).to_numpy()
+        self._unit_items.extend(np.where(items == 0, scored & alone, items))
+        self._session.extend(session)
+        self._weight.extend(first["weight"].to_numpy())
+        unsent = np.isin(_texts(table, "status"), _UNSENT)
+        self._void.extend(np.logical_or.reduceat(unsent, np.flatnonzero(begins)))
+        arm = _texts(table, "arm")
+        for name in dict.fromkeys(arm):
+            mine = arm == name
+            answers = self._arms.setdefault(name, _Answers())
+            answers.take_up(number[mine], table.filter(pa.array(mine)))
+        self._count += first.num_rows
+
     def peak_bytes(self) -> dict[str, int]:
         """Return the peak memory of each arm that has a process of its own."""
         self._settle()
@@ -223,6 +269,22 @@ class PairStore:
             devices={baseline: sorted(a.devices), candidate: sorted(b.devices)},
             control=control,
         )
+
+
+def request_begins(table: pa.Table) -> Bools:
+    """Return which rows are the first of their request, where whole ones follow."""
+    ids = table["request_id"].combine_chunks()
+    changes = pc.not_equal(ids[1:], ids[:-1])
+    return np.append(True, np.asarray(changes, dtype=bool))
+
+
+def _texts(table: pa.Table, name: str) -> npt.NDArray[np.object_]:
+    return np.asarray(pc.fill_null(table[name], "").to_numpy(), dtype=object)
+
+
+def _floats(table: pa.Table, name: str) -> Floats:
+    column = pc.fill_null(table[name].cast(pa.float64()), np.nan)
+    return np.asarray(column.to_numpy(), np.float64)
 
 
 def _unit(row: Observation) -> str:
