@@ -180,7 +180,7 @@ def test_kill_9_at_any_point_loses_nothing_that_was_committed(folder):
     so many, each once, and never fewer than it had said were kept."""
     chance = random.Random(0)
     kept = 0
-    for _ in range(6):
+    for _ in range(3):
         writer = subprocess.Popen(
             [sys.executable, "-c", WRITER, str(folder.root)],
             stdout=subprocess.PIPE,
