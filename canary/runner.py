@@ -316,5 +316,5 @@ class Runner:
 
     def _release(self) -> None:
         """Close the arms that no undecided policy needs."""
-        for name in set(self._arms) - self._watches.needed_arms:
+        for name in self._arms.keys() - self._watches.needed_arms:
             self._arms.pop(name).close()

@@ -145,6 +145,9 @@ class Watches:
         run: The run's name, for the decisions that the listener may ask for.
         doubts: Says, at each look, why the traffic is no fair sample.
         listener: Is told of looks.
+
+    Attributes:
+        needed_arms: The arms that an undecided policy needs.
     """
 
     def __init__(
@@ -163,6 +166,7 @@ class Watches:
         self._run = run
         self._listener = listener
         self.store = PairStore()
+        self.needed_arms = self._needed()
 
     def look_before(self, arrival_s: float) -> None:
         """Take every look that is due before a request that arrives then counts."""
@@ -176,18 +180,20 @@ class Watches:
         for watch in self._watches:
             reason = watch.overdue(elapsed_s, self._gpus)
             if reason is not None and watch.ended is None:
-                watch.ended = Ended(reason=reason, cutoff_s=cutoff_s)
+                self._end(watch, Ended(reason=reason, cutoff_s=cutoff_s))
 
     @property
     def all_ended(self) -> bool:
         """Whether nobody waits for anything more."""
-        return all(watch.ended for watch in self._watches)
+        return not self.needed_arms
 
-    @property
-    def needed_arms(self) -> set[str]:
-        """The arms that an undecided policy needs."""
+    def _end(self, watch: _Watch, ended: Ended) -> None:
+        watch.ended = ended
+        self.needed_arms = self._needed()
+
+    def _needed(self) -> frozenset[str]:
         undecided = [watch.arms for watch in self._watches if watch.ended is None]
-        return set().union(*undecided)
+        return frozenset().union(*undecided)
 
     @property
     def ends(self) -> dict[str, Ended]:
@@ -215,7 +221,7 @@ class Watches:
         )
         self._listener.looked(watch.policy, found, describe)
         if found.verdict.final:
-            watch.ended = Ended(reason=DECIDED, cutoff_s=found.elapsed_s)
+            self._end(watch, Ended(reason=DECIDED, cutoff_s=found.elapsed_s))
 
     def _fold(self, watch: _Watch) -> None:
         """Add what has come since the last look to a policy's evidence."""
