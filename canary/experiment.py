@@ -5,7 +5,7 @@ nothing by itself: the command line says where arms run and shows what happens.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -22,7 +22,7 @@ from canary.errors import ArmError, UsageError
 from canary.evidence.journal import (
     Journal,
     RunFolder,
-    read_segments,
+    iter_segments,
     write_atomically,
 )
 from canary.evidence.lease import Lease
@@ -45,6 +45,7 @@ from canary.warmup import speed_for, warm_up
 from canary.watches import INTERRUPTED, Doubts, Listener, arms_of
 
 _WARM_UP_REQUESTS = 12
+_FED = ["request_id", "arrived_s", "kind"]  # what live traffic goes on from
 
 
 class StartArms(Protocol):
@@ -144,12 +145,11 @@ def resume(
         )
     with _writing(folder, place) as journal, _started(prepared, place) as arms:
         journal.append(warm_up(arms, plan, _WARM_UP_REQUESTS))
-        recorded = read_segments(folder)
-        counting = recorded.filter(pc.invert(recorded["warm"]))
         live = None
         if prepared.live is not None:
-            live = _live_feed(prepared.live, record, place, counting)
-        earlier = [counting]
+            rows = [part.select(_FED) for part in _counting(folder)]
+            known = pa.concat_tables(rows) if rows else None
+            live = _live_feed(prepared.live, record, place, known)
         given = _Given(
             policies,
             plan,
@@ -157,7 +157,7 @@ def resume(
             journal,
             prepared.doubts,
             live=live,
-            earlier=earlier,
+            earlier=_counting(folder),
         )
         runner = _runner(given, place, run=record["run"], listener=listener)
         _finish(folder, record, runner, given)
@@ -174,7 +174,7 @@ class _Given:
     journal: Journal
     doubts: Doubts
     live: LiveFeed | None = None
-    earlier: Sequence[pa.Table] = ()
+    earlier: Iterable[pa.Table] = ()
 
 
 def _runner(
@@ -245,6 +245,12 @@ def _started(prepared: Prepared, place: Place) -> Iterator[dict[str, Arm]]:
 def _gpus(arms: Mapping[str, Arm]) -> int:
     """Return how many GPUs the arms hold: they share one, or use none."""
     return int(any("cuda" in arm.describe()["device"] for arm in arms.values()))
+
+
+def _counting(folder: RunFolder) -> Iterator[pa.Table]:
+    """Yield what was recorded but for warm-ups, part by part: a week is large."""
+    for part in iter_segments(folder):
+        yield part.filter(pc.invert(part["warm"]))
 
 
 @contextmanager

@@ -26,7 +26,7 @@ import numpy as np
 from canary.arms.local import start_local_arms
 from canary.clock import Clock
 from canary.decision import Verdict
-from canary.evidence.journal import Journal, RunFolder, read_segments
+from canary.evidence.journal import Journal, RunFolder, iter_segments
 from canary.evidence.lease import Lease
 from canary.evidence.reading import Shards
 from canary.judge import Ended, judge
@@ -44,7 +44,7 @@ CYCLE = 0.8  # traffic at its height is 1.8 times, at night 0.2 times the mean
 WORSE_FROM_S = 3.5 * DAY_S
 
 
-def policy(name, ratio, margin):
+def policy(name, ratio, margin, *, least):
     """Limits on a median, on errors and on answers; a look an hour."""
     return Policy.model_validate(
         {
@@ -63,7 +63,7 @@ def policy(name, ratio, margin):
                 {"metric": "errors", "margin": "1%"},
             ],
             "decision": {
-                "min_duration": "24h",
+                "min_duration": least,
                 "max_duration": "8d",
                 "look_every": "1h",
                 "block": "auto",
@@ -207,7 +207,7 @@ def play(folder, policies, plan, arms, clock: Clock):
         runner += 1
         arms.restart_at_s = clock() + DAY_S
         lease = Lease(folder, wall_clock=clock, boot_clock=clock)
-        earlier = [read_segments(folder)] if runner > 1 else []
+        earlier = iter_segments(folder) if runner > 1 else ()
         with lease.held():
             played = Runner(
                 policies,
@@ -275,7 +275,7 @@ def pace(size):
         folder.create()
         arms = Arms(clock, size, worse=False)
         arms.restart_at_s = math.inf
-        policies = [policy("pace", 1.05, "2%")]
+        policies = [policy("pace", 1.05, "2%", least="168h")]
         runner = Runner(
             policies,
             plan_of(size),
@@ -299,9 +299,11 @@ def say(line):
 
 def main(size):
     """Play both weeks."""
-    alike = week("A/A", [policy("no-worse", 1.0, "0.1%")], size, worse=False)
-    slower = week("regression", [policy("as-good", 1.05, "2%")], size, worse=True)
-    pace(60_000)
+    no_worse = policy("no-worse", 1.0, "0.1%", least="24h")
+    alike = week("A/A", [no_worse], size, worse=False)
+    as_good = policy("as-good", 1.05, "2%", least="168h")
+    slower = week("regression", [as_good], size, worse=True)
+    pace(size // 10)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     say(f"peak memory {peak:.0f} MiB on {os.cpu_count()} cores")
     wrong = [d for d in alike if d.verdict in (Verdict.PROMOTE, Verdict.ROLLBACK)]
