@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import chain, groupby
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -23,11 +22,11 @@ from canary.errors import ArmError, UsageError
 from canary.evidence.journal import (
     Journal,
     RunFolder,
-    read_segments,
+    iter_segments,
     write_atomically,
 )
 from canary.evidence.lease import Lease
-from canary.evidence.observation import SCHEMA, Observation, from_table
+from canary.evidence.observation import SCHEMA, Observation
 from canary.evidence.reading import read_observations
 from canary.judge import Ended, judge
 from canary.losses import losses_so_far
@@ -47,6 +46,7 @@ from canary.warmup import speed_for, warm_up
 from canary.watches import INTERRUPTED, Doubts, Listener, arms_of
 
 _WARM_UP_REQUESTS = 12
+_FED = ["request_id", "arrived_s", "kind"]  # what live traffic goes on from
 
 
 class StartArms(Protocol):
@@ -146,12 +146,11 @@ def resume(
         )
     with _writing(folder, place) as journal, _started(prepared, place) as arms:
         journal.append(warm_up(arms, plan, _WARM_UP_REQUESTS))
-        recorded = read_segments(folder)
-        counting = recorded.filter(pc.invert(recorded["warm"]))
         live = None
         if prepared.live is not None:
-            live = _live_feed(prepared.live, record, place, counting)
-        earlier = _by_request(counting)
+            rows = [part.select(_FED) for part in _counting(folder)]
+            known = pa.concat_tables(rows) if rows else None
+            live = _live_feed(prepared.live, record, place, known)
         given = _Given(
             policies,
             plan,
@@ -159,7 +158,7 @@ def resume(
             journal,
             prepared.doubts,
             live=live,
-            earlier=earlier,
+            earlier=_counting(folder),
         )
         runner = _runner(given, place, run=record["run"], listener=listener)
         _finish(folder, record, runner, given)
@@ -176,7 +175,7 @@ class _Given:
     journal: Journal
     doubts: Doubts
     live: LiveFeed | None = None
-    earlier: Iterable[Sequence[Observation]] = ()
+    earlier: Iterable[pa.Table] = ()
 
 
 def _runner(
@@ -250,13 +249,10 @@ def _gpus(arms: Mapping[str, Arm]) -> int:
     return len({one.get("gpu_uuid") for one in told if "cuda" in one["device"]})
 
 
-def _by_request(table: pa.Table) -> Iterator[list[Observation]]:
-    """Yield what was recorded of each request."""
-    rows = chain.from_iterable(
-        from_table(pa.Table.from_batches([batch])) for batch in table.to_batches()
-    )
-    for _, of_one in groupby(rows, key=lambda row: row.request_id):
-        yield list(of_one)
+def _counting(folder: RunFolder) -> Iterator[pa.Table]:
+    """Yield what was recorded but for warm-ups, part by part: a week is large."""
+    for part in iter_segments(folder):
+        yield part.filter(pc.invert(part["warm"]))
 
 
 @contextmanager

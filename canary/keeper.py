@@ -17,6 +17,7 @@ import numpy as np
 
 from canary.clock import Clock
 from canary.decision import Decision, GateResult, GateStatus, Look, Verdict
+from canary.errors import StorageError
 from canary.evidence.journal import RunFolder
 from canary.evidence.observation import Observation, Status
 from canary.policy.model import Policy
@@ -142,6 +143,7 @@ class StatusKeeper:
         self._describing_s = self._last_described_s = 0.0
         self._written_s = -math.inf
         self._began_s: float | None = None
+        self._unwritten: str | None = None
 
     def answered(
         self,
@@ -152,7 +154,7 @@ class StatusKeeper:
         lag_s: float,
     ) -> None:
         """Count a request, its lag and its failures."""
-        self._begin()
+        self._go_on()
         self._done, self._planned = done, planned
         self._elapsed_s = rows[0].arrived_s
         self._recent.append((self._clock(), self._elapsed_s, lag_s))
@@ -196,8 +198,15 @@ class StatusKeeper:
 
     def waiting(self) -> None:
         """Show that the run is alive although nothing happens."""
-        self._begin()
+        self._go_on()
         self._publish()
+
+    def paused(self, why: str) -> None:
+        """Show why nothing is sent."""
+        self._begin()
+        news = self._state is not RunState.PAUSED or why != self._reason
+        self._state, self._reason = RunState.PAUSED, why
+        self._publish(at_once=news)
 
     def ended(self, reason: str) -> None:
         """Write and show the last status of this process."""
@@ -234,7 +243,14 @@ class StatusKeeper:
             policies=policies,
             eta_s=eta_s,
             eta_reason=eta_reason,
+            unwritten=self._unwritten,
         )
+
+    def _go_on(self) -> None:
+        self._begin()
+        if self._state is RunState.PAUSED:
+            self._state, self._reason = RunState.RUNNING, ""
+            self._publish(at_once=True)
 
     def _begin(self) -> float:
         """Take up, at the first word from the runner, what is there; return when."""
@@ -299,9 +315,18 @@ class StatusKeeper:
     def _publish(self, *, at_once: bool = False) -> None:
         if at_once or self._clock() - self._written_s >= _WRITE_EVERY_S:
             self._written_s = self._clock()
-            write_status(self._folder, self.status())
+            self._write()
         if at_once or self._screen.due():
             self._screen.show(self.status())
+
+    def _write(self) -> None:
+        """Write the file if that is possible: no evidence depends on it."""
+        try:
+            write_status(self._folder, replace(self.status(), unwritten=None))
+        except StorageError as error:
+            self._unwritten = error.reason
+        else:
+            self._unwritten = None
 
 
 def _cause(row: Observation) -> str:

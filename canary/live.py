@@ -47,6 +47,7 @@ class Screen:
         self._every_s = _REFRESH_S if console.is_terminal else _LINE_EVERY_S
         self._shown_s = -math.inf
         self._decided: set[str] = set()
+        self._paused: str | None = None
         self._live = Live(
             Text("warming up"), console=console, auto_refresh=False, transient=True
         )
@@ -75,6 +76,7 @@ class Screen:
                 self._decided.add(policy.name)
                 name = printable(policy.name)
                 self._say(f"{name}: {policy.verdict} after {policy.pairs:,} pairs")
+        self._tell_pause(status)
         if not self.due():
             return
         self._shown_s = self._clock()
@@ -82,6 +84,18 @@ class Screen:
             self._live.update(render(status), refresh=True)
         else:
             self._say(plain_line(status))
+
+    def _tell_pause(self, status: RunStatus) -> None:
+        """Say once that a run pauses, and once that it goes on."""
+        paused = status.reason if status.state is RunState.PAUSED else None
+        if paused == self._paused:
+            return
+        self._paused = paused
+        if paused is not None:
+            told = f"{printable(paused)}; goes on by itself once that is put right"
+            self._say(f"paused, nothing is sent: {told}")
+        elif not status.state.over:
+            self._say("goes on: what was pending has been written")
 
     def _say(self, line: str) -> None:
         self._console.print(line, soft_wrap=True, highlight=False, markup=False)
@@ -116,7 +130,7 @@ def _progress(status: RunStatus) -> str:
     """State, requests, pace and lateness, in words."""
     planned = "" if status.planned is None else f" of {status.planned:,}"
     parts = [f"{status.state}: {status.done:,}{planned} requests"]
-    if status.state.over and status.reason:
+    if status.reason and (status.state.over or status.state is RunState.PAUSED):
         parts.append(printable(status.reason))
     if status.state is RunState.RUNNING:
         if status.pace_per_s is not None:
@@ -261,6 +275,8 @@ def _put(cells: list[str], index: int, sign: str) -> None:
 
 
 def _troubles(status: RunStatus) -> Iterable[Text]:
+    if status.unwritten is not None:
+        yield Text(f"status.json can't be written: {printable(status.unwritten)}")
     if status.lag is not None:
         lag = status.lag
         yield Text(

@@ -12,6 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import pyarrow as pa
+
 from canary.answers import observation, unsent, void
 from canary.arms.base import Arm, ArmDiedError, ArmsLostError, Completion
 from canary.arms.causes import Cause, Meaning
@@ -67,6 +69,28 @@ def control_takes(request: Request, share: float, seed: int) -> bool:
     return stable_uniform("control", seed, request.request_id) < share
 
 
+def try_again(
+    journal: Journal, listener: Listener, wait: Callable[[float], object]
+) -> None:
+    """Say that nothing can be written, wait for a second, and try again."""
+    listener.paused(journal.trouble or "")
+    wait(_HEARTBEAT_S)
+    journal.commit_if_due()
+
+
+def keep_all(
+    journal: Journal, listener: Listener, wait: Callable[[float], object]
+) -> None:
+    """Commit what is pending, however long it takes until that is possible.
+
+    Raises:
+        StorageError: It took longer than the journal's patience.
+    """
+    journal.commit()
+    while journal.trouble is not None:
+        try_again(journal, listener, wait)
+
+
 class Runner:
     """Plays traffic through the arms until every policy is decided or traffic ends.
 
@@ -77,8 +101,8 @@ class Runner:
         arms: The running variants by arm name, those of `arms_of`. An arm whose
             policies are all decided is closed.
         journal: Where observations go.
-        earlier: What this run has recorded before, request by request, if it goes on
-            after a pause.
+        earlier: What this run has recorded before, in parts of whole requests, if it
+            goes on after a pause; no warm-up.
         live: Live traffic, if that is what is sent.
         gpus: How many GPUs the arms hold, which budgets are counted in.
         run: The run's name, for the decisions that the listener may ask for.
@@ -95,7 +119,7 @@ class Runner:
         arms: Mapping[str, Arm],
         journal: Journal,
         *,
-        earlier: Iterable[Sequence[Observation]] = (),
+        earlier: Iterable[pa.Table] = (),
         live: LiveFeed | None = None,
         gpus: int = 0,
         run: str = "",
@@ -121,10 +145,10 @@ class Runner:
         self._listener = listener
         self._control_share = max(policy.aa_control for policy in policies)
         self._queues = Queues(arms)
-        for index, rows in enumerate(earlier):
-            known = None if live is not None else plan.requests[index]
-            self._queues.recall(rows, known)
-            self._watches.store.append(rows)
+        for part in earlier:
+            known = None if live is not None else plan.requests
+            self._queues.recall(part, known, first=len(self._watches.store))
+            self._watches.store.take_up(part)
         self._group_items = group_items_of(plan)
         self._losses = Losses()
 
@@ -133,15 +157,22 @@ class Runner:
 
         A Ctrl-C drops the request in flight, of all arms alike, and ends the run in
         order; whatever else is raised leaves what was answered committed.
+
+        Raises:
+            StorageError: Nothing could be written for the journal's patience.
         """
         reason = INTERRUPTED
         try:
-            reason = self._play()
+            played = self._play()
+            keep_all(self._journal, self._listener, self._sleep)
+            reason = played
         except KeyboardInterrupt:
             pass
         finally:
-            self._journal.commit()
-            self._listener.ended(reason)
+            try:
+                self._journal.close()
+            finally:
+                self._listener.ended(reason)
         return Played(
             reason=reason,
             ends=self._watches.ends,
@@ -170,6 +201,10 @@ class Runner:
             self._release()
             if not self._wait(zero_s + arrival_s, arrival_s):
                 return self._watches.why_all_ended()
+            if self._journal.trouble is not None:
+                zero_s += self._pause(arrival_s)
+                if self._watches.all_ended:
+                    return self._watches.why_all_ended()
             self._answer_one(due, self._clock() - zero_s - arrival_s, feed.planned)
         return END_OF_TRAFFIC
 
@@ -196,6 +231,17 @@ class Runner:
                 return True
             self._rest(left_s)
 
+    def _pause(self, arrival_s: float) -> float:
+        """Wait until what comes back can be kept, or nobody waits for it.
+
+        Returns how much later the schedule goes on: recorded traffic waits, live
+        traffic doesn't.
+        """
+        began_s = self._clock()
+        while self._journal.trouble is not None and self._goes_on(arrival_s):
+            try_again(self._journal, self._listener, self._sleep)
+        return self._clock() - began_s if self._live is None else 0.0
+
     def _idle(self, now_s: float) -> bool:
         """Wait for traffic that nobody knows of; return False once nobody waits."""
         if not self._goes_on(now_s):
@@ -209,6 +255,9 @@ class Runner:
         return not self._watches.all_ended
 
     def _rest(self, left_s: float) -> None:
+        if self._journal.trouble is not None:
+            try_again(self._journal, self._listener, self._sleep)
+            return
         self._listener.waiting()
         self._journal.commit_if_due()
         self._sleep(min(left_s, _HEARTBEAT_S))
@@ -300,5 +349,5 @@ class Runner:
 
     def _release(self) -> None:
         """Close the arms that no undecided policy needs."""
-        for name in set(self._arms) - self._watches.needed_arms:
+        for name in self._arms.keys() - self._watches.needed_arms:
             self._arms.pop(name).close()

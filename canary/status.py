@@ -25,6 +25,7 @@ class RunState(StrEnum):
 
     WARMING_UP = "warming up"
     RUNNING = "running"
+    PAUSED = "paused"
     ENDED = "ended"
     INTERRUPTED = "interrupted"
 
@@ -129,7 +130,9 @@ class RunStatus:
     taken. `pace_per_s` (requests, of all arms at once) and `lag` are those of the last
     minute, None before there are any. `failures` and `restarts` count by arm and
     cause, `voids` requests by cause. Nobody knows how many requests are `planned` of
-    live traffic. `eta_s` is that of the last policy to be decided.
+    live traffic. `eta_s` is that of the last policy to be decided. `unwritten` is why
+    this could not be written to status.json, which says less then than whoever watches
+    the process itself sees.
     """
 
     run: str
@@ -151,6 +154,7 @@ class RunStatus:
     policies: tuple[PolicyStatus, ...] = ()
     eta_s: float | None = None
     eta_reason: str | None = None
+    unwritten: str | None = None
     schema: Literal["canary.status/1"] = "canary.status/1"
 
     def to_dict(self) -> dict[str, Any]:
@@ -166,7 +170,7 @@ def write_status(folder: RunFolder, status: RunStatus) -> None:
     """Put the status at its place, whole or not at all, without waiting for the disk.
 
     Raises:
-        UsageError: It can't be written.
+        StorageError: It can't be written.
     """
     text = _ADAPTER.dump_json(status, indent=1) + b"\n"
     write_atomically(folder.status_json, text, durable=False)

@@ -89,6 +89,7 @@ class Quiet:
         self.revivals: list[tuple[str, str]] = []
         self.lags_s: list[float] = []
         self.heartbeats = 0
+        self.pauses: list[str] = []
         self.reason: str | None = None
 
     def answered(
@@ -118,6 +119,10 @@ class Quiet:
     def waiting(self) -> None:
         """Count the heartbeats."""
         self.heartbeats += 1
+
+    def paused(self, why: str) -> None:
+        """Keep why, for each second of it."""
+        self.pauses.append(why)
 
     def ended(self, reason: str) -> None:
         """Keep the reason."""

@@ -10,7 +10,7 @@ from canary.arms.causes import Cause
 from canary.arms.local import LocalArm
 from canary.errors import ArmError
 from canary.evidence.journal import Journal, RunFolder, read_segments
-from canary.evidence.observation import Status, from_table
+from canary.evidence.observation import Status
 from canary.evidence.pairs import CONTROL_ARM
 from canary.judge import Ended, judge
 from canary.losses import Losses, losses_so_far
@@ -628,18 +628,14 @@ def test_a_run_goes_on_where_it_stopped(tmp_path):
     slow = ScriptedVariant(service_s=lambda _: 1.5)
     calm = Stage(tmp_path / "calm", [policy_of()], plan_of(9), window=slow)
     calm.runner.run()
-    table = read_segments(calm.folder)
-    known = [
-        [row for row in from_table(table) if row.request_id == f"q{index}"]
-        for index in range(4)
-    ]
+    known = read_segments(calm.folder).slice(0, 4 * 2)
     rest = Stage(tmp_path / "rest", [policy_of()], plan_of(9), window=slow)
     again = Runner(
         [policy_of()],
         plan_of(9),
         rest.arms,
         Journal(rest.folder, clock=rest.clock),
-        earlier=known,
+        earlier=[known],
         clock=rest.clock,
         sleep=rest.clock.sleep,
         listener=rest.listener,

@@ -368,6 +368,38 @@ def test_after_kill_9_the_status_says_interrupted(folder):
     assert f"canary resume {folder.root}" in told.stdout
 
 
+def test_a_pause_is_shown_at_once_and_ends_with_the_next_word(folder):
+    """Whoever watches sees why nothing is sent, and that it goes on."""
+    clock, eyes = FakeClock(), Eyes()
+    keeper = keeper_of(folder, clock, eyes=eyes)
+    answer(keeper, clock, 3)
+    keeper.paused("the disk is full")
+    paused = kept_status(folder)
+    keeper.paused("the disk is full")
+    keeper.waiting()
+    going = kept_status(folder)
+
+    assert (RunState.PAUSED, "the disk is full") == (paused.state, paused.reason)
+    assert (RunState.RUNNING, None) == (going.state, going.reason)
+
+
+def test_a_status_that_cannot_be_written_stops_nothing(folder):
+    """No evidence depends on the file; what is shown says why the file is old."""
+    clock, eyes = FakeClock(), Eyes()
+    keeper = keeper_of(folder, clock, eyes=eyes)
+    answer(keeper, clock, 3)
+    folder.status_json.unlink()
+    folder.status_json.mkdir()
+    answer(keeper, clock, 30, done=3)
+    broken = keeper.status().unwritten
+    folder.status_json.rmdir()
+    answer(keeper, clock, 30, done=33)
+
+    assert "Is a directory" == broken
+    assert keeper.status().unwritten is None
+    assert kept_status(folder).unwritten is None
+
+
 def test_a_run_that_is_being_resumed_is_warming_up(folder):
     """Between taking the lease and the first request the old status doesn't count."""
     keeper_of(folder, FakeClock()).ended(INTERRUPTED)
