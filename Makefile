@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := reports/demo
 
-.PHONY: demo test lint packages bench soak clean
+.PHONY: demo test lint packages bench soak chaos clean
 
 # Installs again whenever the requirements change.
 .venv/installed: pyproject.toml constraints.txt
@@ -39,6 +39,11 @@ bench: .venv/installed packages
 soak: .venv/installed
 	rm -rf reports/soak
 	$(BIN)/python tests/soak/soak.py reports/soak
+
+# A run on three nodes, of which twenty processes and nodes are killed.
+chaos: .venv/installed
+	rm -rf reports/chaos
+	$(BIN)/python tests/soak/chaos.py reports/chaos
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache

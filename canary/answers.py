@@ -1,6 +1,7 @@
 """From what an arm made of a request to the row that is recorded of it."""
 
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import NamedTuple
 
 from canary.arms.base import Completion
 from canary.evidence.observation import Observation, Status
@@ -45,7 +46,13 @@ def observation(
     made = completion.generation
     times = _times(made, queue_s)
     return Observation(
-        **_of(request),
+        request_id=request.request_id,
+        arrived_s=request.arrival_s,
+        kind=request.kind,
+        session_id=request.session_id,
+        group=request.group,
+        task=request.task,
+        weight=request.weight,
         arm=arm,
         status=completion.status,
         prompt_tokens=made.prompt_tokens if made else prompt_size(request),
@@ -66,6 +73,7 @@ def observation(
         compiles=made.compiles if made else None,
         kernel="+".join(made.kernels) if made else None,
         device=completion.device,
+        epoch=completion.epoch,
         attempt=attempt,
         warm=warm,
         order=order,
@@ -77,24 +85,25 @@ def observation(
 def unsent(request: Request, arm: str) -> Observation:
     """Return the row of a request that was shed: no arm got it."""
     return Observation(
-        **_of(request),
+        request_id=request.request_id,
+        arrived_s=request.arrival_s,
+        kind=request.kind,
+        session_id=request.session_id,
+        group=request.group,
+        task=request.task,
+        weight=request.weight,
         arm=arm,
         status=Status.SHED,
         prompt_tokens=prompt_size(request),
     )
 
 
-def _of(request: Request) -> dict[str, Any]:
-    """What a row says of the request, whatever came of it."""
-    return {
-        "request_id": request.request_id,
-        "arrived_s": request.arrival_s,
-        "kind": request.kind,
-        "session_id": request.session_id,
-        "group": request.group,
-        "task": request.task,
-        "weight": request.weight,
-    }
+def void(request: Request, arm: str, why: str, *, epoch: int) -> Observation:
+    """Return the row of a request that counts for no arm: what they ran on was lost.
+
+    `why` begins with the cause, up to a colon; `epoch` is that of the lost arm.
+    """
+    return replace(unsent(request, arm), status=Status.VOID, epoch=epoch, error=why)
 
 
 def _score(request: Request, made: Generation) -> float | None:

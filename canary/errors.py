@@ -2,6 +2,7 @@
 
     CanaryError             something a user can put right: one sentence, no traceback
     ├── UsageError          the call itself is off: a flag, a path, a folder in use
+    │   └── StorageError    a run folder can't be written to, perhaps only for now
     ├── PolicyError         a policy file is off; carries every fault with its place
     ├── TrafficError        a trace or validation set can't be read or is too broken
     ├── ObservationError    recorded observations can't be read or don't fit
@@ -34,6 +35,19 @@ class CanaryError(Exception):
 
 class UsageError(CanaryError):
     """The call itself is off: a flag, a path, a folder in use."""
+
+
+class StorageError(UsageError):
+    """A run folder that can't be written to, perhaps only for now.
+
+    Args:
+        message: The sentence.
+        reason: What is wrong, in some words: ``the disk is full``.
+    """
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class TrafficError(CanaryError):

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import chain, groupby
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -23,13 +22,14 @@ from canary.errors import ArmError, UsageError
 from canary.evidence.journal import (
     Journal,
     RunFolder,
-    read_segments,
+    iter_segments,
     write_atomically,
 )
 from canary.evidence.lease import Lease
-from canary.evidence.observation import SCHEMA, Observation, from_table
+from canary.evidence.observation import SCHEMA, Observation
 from canary.evidence.reading import read_observations
 from canary.judge import Ended, judge
+from canary.losses import losses_so_far
 from canary.orders import Orders, stop_file
 from canary.overrides import last_overrides
 from canary.policy.load import load_policies
@@ -54,6 +54,7 @@ from canary.warmup import at_speed, warm_up
 from canary.watches import INTERRUPTED, Doubts, Listener, arms_of
 
 _WARM_UP_REQUESTS = 12
+_FED = ["request_id", "arrived_s", "kind"]  # what live traffic goes on from
 
 
 class StartArms(Protocol):
@@ -162,12 +163,11 @@ def resume(
     waited = _writing(folder, place, elapsed_s=known_wall_s(folder, record))
     with waited as journal, _started(prepared, place) as arms:
         journal.append(warm_up(arms, plan, _WARM_UP_REQUESTS))
-        recorded = read_segments(folder)
-        counting = recorded.filter(pc.invert(recorded["warm"]))
         live = None
         if prepared.live is not None:
-            live = _live_feed(prepared.live, record, place, counting)
-        earlier = _by_request(counting)
+            rows = [part.select(_FED) for part in _counting(folder)]
+            known = pa.concat_tables(rows) if rows else None
+            live = _live_feed(prepared.live, record, place, known)
         given = _Given(
             folder,
             policies,
@@ -176,7 +176,7 @@ def resume(
             journal,
             prepared.doubts,
             live=live,
-            earlier=earlier,
+            earlier=_counting(folder),
         )
         runner = _runner(given, place, run=record["run"], listener=listener)
         _finish(folder, record, runner, given)
@@ -194,7 +194,7 @@ class _Given:
     journal: Journal
     doubts: Doubts
     live: LiveFeed | None = None
-    earlier: Iterable[Sequence[Observation]] = ()
+    earlier: Iterable[pa.Table] = ()
 
 
 def _runner(
@@ -271,17 +271,15 @@ def _started(prepared: Prepared, place: Place) -> Iterator[dict[str, Arm]]:
 
 
 def _gpus(arms: Mapping[str, Arm]) -> int:
-    """Return how many GPUs the arms hold: they share one, or use none."""
-    return int(any("cuda" in arm.describe()["device"] for arm in arms.values()))
+    """Return how many GPUs the arms hold; in one process they share one."""
+    told = [arm.describe() for arm in arms.values()]
+    return len({one.get("gpu_uuid") for one in told if "cuda" in one["device"]})
 
 
-def _by_request(table: pa.Table) -> Iterator[list[Observation]]:
-    """Yield what was recorded of each request."""
-    rows = chain.from_iterable(
-        from_table(pa.Table.from_batches([batch])) for batch in table.to_batches()
-    )
-    for _, of_one in groupby(rows, key=lambda row: row.request_id):
-        yield list(of_one)
+def _counting(folder: RunFolder) -> Iterator[pa.Table]:
+    """Yield what was recorded but for warm-ups, part by part: a week is large."""
+    for part in iter_segments(folder):
+        yield part.filter(pc.invert(part["warm"]))
 
 
 @contextmanager
@@ -314,7 +312,7 @@ def _finish(
         "elapsed_s": played.elapsed_s,
         "wall_s": given.journal.elapsed_s,
         "peak_memory_bytes": process_peak_bytes() + sum(played.peak_bytes.values()),
-    }
+    } | losses_so_far(record, played.losses)
     for name, peak in played.peak_bytes.items():
         record["arms"][name]["peak_memory_bytes"] = peak
     write_run(folder, record)

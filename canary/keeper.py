@@ -17,6 +17,7 @@ import numpy as np
 
 from canary.clock import Clock
 from canary.decision import Decision, GateResult, GateStatus, Look, Verdict
+from canary.errors import StorageError
 from canary.evidence.journal import RunFolder
 from canary.evidence.observation import Observation, Status
 from canary.policy.model import Policy
@@ -140,10 +141,12 @@ class StatusKeeper:
         self._elapsed_s = self._earlier_s = 0.0
         self._end_s = math.inf
         self._failures: dict[str, Counter[str]] = {}
-        self._restarts: Counter[str] = Counter()
+        self._restarts: dict[str, Counter[str]] = {}
+        self._voids: Counter[str] = Counter()
         self._describing_s = self._last_described_s = 0.0
         self._written_s = -math.inf
         self._began_s: float | None = None
+        self._unwritten: str | None = None
 
     def answered(
         self,
@@ -154,11 +157,13 @@ class StatusKeeper:
         lag_s: float,
     ) -> None:
         """Count a request, its lag and its failures."""
-        self._begin()
+        self._go_on()
         self._reason = ""
         self._done, self._planned = done, planned
         self._elapsed_s = rows[0].arrived_s
         self._recent.append((self._clock(), self._elapsed_s, lag_s))
+        if rows[0].status is Status.VOID:
+            self._voids[_cause(rows[0])] += 1
         for row in rows:
             if row.status in (Status.ERROR, Status.TIMEOUT):
                 self._count_failure(row)
@@ -191,19 +196,25 @@ class StatusKeeper:
         self._policies[policy.name] = known
         self._publish(at_once=found.verdict.final)
 
-    def revived(self, arm: str, why: str) -> None:
-        """Count a restart; why is in the row of the request, or in none at all."""
-        del why
+    def revived(self, arm: str, cause: str) -> None:
+        """Count a restart by its cause."""
         self._begin()
-        self._restarts[arm] += 1
+        self._restarts.setdefault(arm, Counter())[cause] += 1
         self._publish()
 
     def waiting(self, why: str | None = None) -> None:
         """Show that the run is alive although nothing happens, and why if it may not
         send."""
-        self._begin()
+        self._go_on()
         self._reason = why or ""
         self._publish()
+
+    def paused(self, why: str) -> None:
+        """Show why nothing is sent."""
+        self._begin()
+        news = self._state is not RunState.PAUSED or why != self._reason
+        self._state, self._reason = RunState.PAUSED, why
+        self._publish(at_once=news)
 
     def ended(self, reason: str) -> None:
         """Write and show the last status of this process."""
@@ -235,11 +246,19 @@ class StatusKeeper:
             pace_per_s=self._pace_per_s(now_s),
             lag=self._lag(),
             failures={arm: dict(causes) for arm, causes in self._failures.items()},
-            restarts=dict(self._restarts),
+            restarts={arm: dict(causes) for arm, causes in self._restarts.items()},
+            voids=dict(self._voids),
             policies=policies,
             eta_s=eta_s,
             eta_reason=eta_reason,
+            unwritten=self._unwritten,
         )
+
+    def _go_on(self) -> None:
+        self._begin()
+        if self._state is RunState.PAUSED:
+            self._state, self._reason = RunState.RUNNING, ""
+            self._publish(at_once=True)
 
     def _begin(self) -> float:
         """Take up, at the first word from the runner, what is there; return when."""
@@ -254,14 +273,17 @@ class StatusKeeper:
             if earlier:
                 self._done, self._elapsed_s = earlier.done, earlier.elapsed_s
                 self._earlier_s = earlier.wall_s
-                self._restarts.update(earlier.restarts)
-                for arm, causes in earlier.failures.items():
-                    self._failures[arm] = Counter(causes)
+                self._voids.update(earlier.voids)
+                for counts, kept in (
+                    (self._failures, earlier.failures),
+                    (self._restarts, earlier.restarts),
+                ):
+                    counts |= {arm: Counter(causes) for arm, causes in kept.items()}
         return self._began_s
 
     def _count_failure(self, row: Observation) -> None:
         causes = self._failures.setdefault(row.arm, Counter())
-        cause = (row.error or "").partition(":")[0].strip()[:40] or row.status.value
+        cause = _cause(row)
         full = len(causes) >= _CAUSES and cause not in causes
         causes[_OTHER if full else cause] += 1
 
@@ -301,9 +323,22 @@ class StatusKeeper:
     def _publish(self, *, at_once: bool = False) -> None:
         if at_once or self._clock() - self._written_s >= _WRITE_EVERY_S:
             self._written_s = self._clock()
-            write_status(self._folder, self.status())
+            self._write()
         if at_once or self._screen.due():
             self._screen.show(self.status())
+
+    def _write(self) -> None:
+        """Write the file if that is possible: no evidence depends on it."""
+        try:
+            write_status(self._folder, replace(self.status(), unwritten=None))
+        except StorageError as error:
+            self._unwritten = error.reason
+        else:
+            self._unwritten = None
+
+
+def _cause(row: Observation) -> str:
+    return (row.error or "").partition(":")[0].strip()[:40] or row.status.value
 
 
 def _last_of(policies: Sequence[PolicyStatus]) -> tuple[float | None, str | None]:

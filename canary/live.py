@@ -47,6 +47,7 @@ class Screen:
         self._every_s = _REFRESH_S if console.is_terminal else _LINE_EVERY_S
         self._shown_s = -math.inf
         self._decided: set[str] = set()
+        self._paused: str | None = None
         self._live = Live(
             Text("warming up"), console=console, auto_refresh=False, transient=True
         )
@@ -75,6 +76,7 @@ class Screen:
                 self._decided.add(policy.name)
                 name = printable(policy.name)
                 self.say(f"{name}: {policy.verdict} after {policy.pairs:,} pairs")
+        self._tell_pause(status)
         if not self.due():
             return
         self._shown_s = self._clock()
@@ -82,6 +84,18 @@ class Screen:
             self._live.update(render(status), refresh=True)
         else:
             self.say(plain_line(status))
+
+    def _tell_pause(self, status: RunStatus) -> None:
+        """Say once that a run pauses, and once that it goes on."""
+        paused = status.reason if status.state is RunState.PAUSED else None
+        if paused == self._paused:
+            return
+        self._paused = paused
+        if paused is not None:
+            told = f"{printable(paused)}; goes on by itself once that is put right"
+            self.say(f"paused, nothing is sent: {told}")
+        elif not status.state.over:
+            self.say("goes on: what was pending has been written")
 
     def say(self, line: str) -> None:
         """Show a line that stays."""
@@ -262,15 +276,19 @@ def _put(cells: list[str], index: int, sign: str) -> None:
 
 
 def _troubles(status: RunStatus) -> Iterable[Text]:
+    if status.unwritten is not None:
+        yield Text(f"status.json can't be written: {printable(status.unwritten)}")
     if status.lag is not None:
         lag = status.lag
         yield Text(
             f"sent late: p50 {seconds(max(lag.p50_s, 0))}, "
             f"p99 {seconds(max(lag.p99_s, 0))}, most {seconds(max(lag.max_s, 0))}"
         )
-    yield Text(_failures(status.failures))
+    yield Text(f"failures: {_by_arm(status.failures)}")
     if status.restarts:
-        yield Text(f"restarts: {_counted(status.restarts)}")
+        yield Text(f"restarts: {_by_arm(status.restarts)}")
+    if status.voids:
+        yield Text(f"void: {_counted(status.voids)}")
 
 
 def render_runs(entries: Iterable[RunEntry]) -> RenderableType:
@@ -303,11 +321,9 @@ def _run(entry: RunEntry) -> Iterable[RenderableType]:
     yield table
 
 
-def _failures(failures: Mapping[str, Mapping[str, int]]) -> str:
-    if not failures:
-        return "failures: none"
-    arms = (f"{printable(arm)}: {_counted(one)}" for arm, one in failures.items())
-    return f"failures: {'; '.join(arms)}"
+def _by_arm(counts: Mapping[str, Mapping[str, int]]) -> str:
+    arms = (f"{printable(arm)}: {_counted(one)}" for arm, one in counts.items())
+    return "; ".join(arms) or "none"
 
 
 def _counted(counts: Mapping[str, int]) -> str:

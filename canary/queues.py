@@ -9,7 +9,10 @@ thinks, the arm is free for others.
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 
-from canary.evidence.observation import Observation
+import numpy as np
+import pyarrow as pa
+
+from canary.evidence.store import request_begins
 from canary.traffic.request import Request
 
 _MOST_SESSIONS = 100_000
@@ -36,18 +39,29 @@ class Queues:
             think_s=request.think_s if request.turn else None,
         )
 
-    def recall(self, rows: Sequence[Observation], request: Request | None) -> None:
-        """Take up what was recorded of a request before a pause, as `take` would.
+    def recall(
+        self, table: pa.Table, requests: Sequence[Request] | None, *, first: int = 0
+    ) -> None:
+        """Take up what was recorded before a pause, as `take` would.
 
-        Of live traffic the requests are gone: it has no turns that wait for others.
+        Args:
+            table: Rows of whole requests.
+            requests: The plan's. Of live traffic they are gone: it has no turns that
+                wait for others.
+            first: Which of them the table begins with.
         """
-        for row in rows:
-            if row.service_s is None or row.arm not in self._lines:
+        number = np.cumsum(request_begins(table)) - 1 + first
+        names = ("arm", "arrived_s", "service_s", "session_id")
+        columns = [table[name].to_pylist() for name in names]
+        for at, arm, arrived_s, service_s, session in zip(
+            number.tolist(), *columns, strict=True
+        ):
+            if service_s is None or arm not in self._lines:
                 continue
-            if request is None:
-                self._lines[row.arm].take(row.arrived_s, row.service_s)
+            if requests is None or session is None:
+                self._lines[arm].take(arrived_s, service_s)
             else:
-                self.take(row.arm, request, row.service_s)
+                self.take(arm, requests[at], service_s)
 
 
 class _Line:

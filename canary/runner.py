@@ -10,15 +10,19 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from canary.answers import observation, unsent
-from canary.arms.base import Arm, ArmDiedError, Completion
+import pyarrow as pa
+
+from canary.answers import observation, unsent, void
+from canary.arms.base import Arm, ArmDiedError, ArmsLostError, Completion
+from canary.arms.causes import Cause, Meaning
 from canary.clock import Clock
 from canary.evidence.journal import Journal
-from canary.evidence.observation import Observation, Status
+from canary.evidence.observation import Observation
 from canary.evidence.pairs import CONTROL_ARM
 from canary.judge import Ended
+from canary.losses import Losses
 from canary.orders import Orders
 from canary.policy.model import Policy
 from canary.queues import Queues
@@ -40,12 +44,14 @@ class Played:
     whose evidence ended before the run did.
 
     `peak_bytes` is the peak memory of each arm that has a process of its own.
+    `losses` are those of the arms; servers elsewhere aren't ours to lose.
     """
 
     reason: str
     ends: dict[str, Ended]
     elapsed_s: float
     peak_bytes: dict[str, int]
+    losses: Losses = field(default_factory=Losses)
 
 
 def questions_of(plan: Plan) -> dict[str, int]:
@@ -64,6 +70,28 @@ def control_takes(request: Request, share: float, seed: int) -> bool:
     return stable_uniform("control", seed, request.request_id) < share
 
 
+def try_again(
+    journal: Journal, listener: Listener, wait: Callable[[float], object]
+) -> None:
+    """Say that nothing can be written, wait for a second, and try again."""
+    listener.paused(journal.trouble or "")
+    wait(_HEARTBEAT_S)
+    journal.commit_if_due()
+
+
+def keep_all(
+    journal: Journal, listener: Listener, wait: Callable[[float], object]
+) -> None:
+    """Commit what is pending, however long it takes until that is possible.
+
+    Raises:
+        StorageError: It took longer than the journal's patience.
+    """
+    journal.commit()
+    while journal.trouble is not None:
+        try_again(journal, listener, wait)
+
+
 class Runner:
     """Plays traffic through the arms until every policy is decided or traffic ends.
 
@@ -74,8 +102,8 @@ class Runner:
         arms: The running variants by arm name, those of `arms_of`. An arm whose
             policies are all decided is closed.
         journal: Where observations go.
-        earlier: What this run has recorded before, request by request, if it goes on
-            after a pause.
+        earlier: What this run has recorded before, in parts of whole requests, if it
+            goes on after a pause; no warm-up.
         live: Live traffic, if that is what is sent.
         gpus: How many GPUs the arms hold, which budgets are counted in.
         run: The run's name, for the decisions that the listener may ask for.
@@ -93,7 +121,7 @@ class Runner:
         arms: Mapping[str, Arm],
         journal: Journal,
         *,
-        earlier: Iterable[Sequence[Observation]] = (),
+        earlier: Iterable[pa.Table] = (),
         live: LiveFeed | None = None,
         gpus: int = 0,
         run: str = "",
@@ -122,31 +150,40 @@ class Runner:
         self._control_share = max(policy.aa_control for policy in policies)
         self._zero_s: float | None = None
         self._queues = Queues(arms)
-        for index, rows in enumerate(earlier):
-            known = None if live is not None else plan.requests[index]
-            self._queues.recall(rows, known)
-            self._watches.store.append(rows)
+        for part in earlier:
+            known = None if live is not None else plan.requests
+            self._queues.recall(part, known, first=len(self._watches.store))
+            self._watches.store.take_up(part)
         self._group_items = group_items_of(plan)
+        self._losses = Losses()
 
     def run(self) -> Played:
         """Play the traffic; return for each policy why and where its evidence ends.
 
         A Ctrl-C drops the request in flight, of all arms alike, and ends the run in
         order; whatever else is raised leaves what was answered committed.
+
+        Raises:
+            StorageError: Nothing could be written for the journal's patience.
         """
         reason = INTERRUPTED
         try:
-            reason = self._play()
+            played = self._play()
+            keep_all(self._journal, self._listener, self._sleep)
+            reason = played
         except KeyboardInterrupt:
             pass
         finally:
-            self._journal.commit()
-            self._listener.ended(reason)
+            try:
+                self._journal.close()
+            finally:
+                self._listener.ended(reason)
         return Played(
             reason=reason,
             ends=self._watches.ends,
             elapsed_s=self._watches.store.last_arrived_s,
             peak_bytes=self._watches.store.peak_bytes(),
+            losses=self._losses,
         )
 
     def _play(self) -> str:
@@ -169,7 +206,7 @@ class Runner:
                 self._zero_s = self._clock() - (arrival_s if first else 0.0)
             self._watches.look_before(arrival_s)
             self._release()
-            if not self._wait(arrival_s):
+            if not self._ready(arrival_s):
                 if self._over():
                     return self._why_over()
                 feed.put_back(due)
@@ -217,6 +254,15 @@ class Runner:
         names = [n for n in self._arms if self._takes_part(n, due.request)]
         return [unsent(due.request, name) for name in names]
 
+    def _ready(self, arrival_s: float) -> bool:
+        """Wait until a request is due and what comes back can be kept; return False if
+        it may not be sent any more, or not yet."""
+        if not self._wait(arrival_s):
+            return False
+        if self._journal.trouble is not None:
+            self._zero_s = (self._zero_s or 0.0) + self._pause(arrival_s)
+        return not self._over()
+
     def _wait(self, arrival_s: float) -> bool:
         """Wait until a request is due; return False if it may not be sent any more, or
         not yet."""
@@ -226,6 +272,17 @@ class Runner:
                 return True
             self._rest(left_s)
         return False
+
+    def _pause(self, arrival_s: float) -> float:
+        """Wait until what comes back can be kept, or nobody waits for it.
+
+        Returns how much later the schedule goes on: recorded traffic waits, live
+        traffic doesn't.
+        """
+        began_s = self._clock()
+        while self._journal.trouble is not None and self._goes_on(arrival_s):
+            try_again(self._journal, self._listener, self._sleep)
+        return self._clock() - began_s if self._live is None else 0.0
 
     def _idle(self, now_s: float) -> bool:
         """Wait for traffic that nobody knows of; return False once nobody waits."""
@@ -240,6 +297,9 @@ class Runner:
         return not self._over()
 
     def _rest(self, left_s: float, why: str | None = None) -> None:
+        if self._journal.trouble is not None:
+            try_again(self._journal, self._listener, self._sleep)
+            return
         self._listener.waiting(why)
         self._journal.commit_if_due()
         self._sleep(min(left_s, _HEARTBEAT_S))
@@ -247,7 +307,17 @@ class Runner:
     def _answer(self, request: Request, order_seed: int) -> list[Observation]:
         names = [name for name in self._arms if self._takes_part(name, request)]
         random.Random(order_seed).shuffle(names)  # noqa: S311 - repeatable, not secret
-        completions, attempt = self._serve(request, names)
+        try:
+            completions, attempt = self._serve(request, names)
+        except ArmsLostError as lost:
+            rows = [
+                void(request, name, str(lost), epoch=self._arms[name].epoch)
+                for name in names
+            ]
+            self._losses.void(lost.cause)
+            self._rebuild(lost)
+            return rows
+        self._losses.answered()
         rows = []
         for order, name in enumerate(names):
             completion = completions[name]
@@ -288,21 +358,38 @@ class Runner:
                     completions[name] = self._arms[name].serve(request)
                 except ArmDiedError as death:
                     deaths[name] += 1
-                    self._revive(name, str(death))
-                    hung = death.completion.status is Status.TIMEOUT
-                    if deaths[name] < _DEATHS_ARE_EVIDENCE and not hung:
+                    self._revive(name, death.cause)
+                    own = death.cause.ruling.meaning is Meaning.OWN
+                    if deaths[name] < _DEATHS_ARE_EVIDENCE and not own:
                         break
                     completions[name] = death.completion
             else:
                 return completions, attempt
 
-    def _revive(self, name: str, why: str) -> None:
-        arm = self._arms[name]
-        arm.restart()
-        self._listener.revived(name, why)
-        self._journal.append(warm_up({name: arm}, self._plan, _REVIVAL_REQUESTS))
+    def _rebuild(self, lost: ArmsLostError) -> None:
+        """Get all arms back after what they ran on was lost, if need be repeatedly."""
+        while True:
+            self._losses.spend(lost)
+            try:
+                self._revive(lost.arm, lost.cause)
+            except ArmsLostError as again:
+                lost = again
+            else:
+                return
+
+    def _revive(self, name: str, cause: Cause) -> None:
+        """Restart an arm, and warm up whatever has been started anew by that."""
+        # What was answered is safe, however long it takes and whatever comes of it.
+        self._journal.commit()
+        before = {one: arm.epoch for one, arm in self._arms.items()}
+        self._arms[name].restart()
+        fresh = {n: arm for n, arm in self._arms.items() if arm.epoch != before[n]}
+        for one in fresh:
+            self._losses.restarted(one, cause)
+            self._listener.revived(one, cause)
+        self._journal.append(warm_up(fresh, self._plan, _REVIVAL_REQUESTS))
 
     def _release(self) -> None:
         """Close the arms that no undecided policy needs."""
-        for name in set(self._arms) - self._watches.needed_arms:
+        for name in self._arms.keys() - self._watches.needed_arms:
             self._arms.pop(name).close()

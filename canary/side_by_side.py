@@ -10,6 +10,8 @@ import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 
+import pyarrow as pa
+
 from canary.answers import observation, prompt_size, unsent
 from canary.arms.endpoint.base import Delivery
 from canary.arms.endpoint.sender import EndpointSender
@@ -18,9 +20,16 @@ from canary.evidence.observation import Observation
 from canary.evidence.pairs import CONTROL_ARM
 from canary.orders import Orders
 from canary.policy.model import Policy
-from canary.runner import Played, control_takes, group_items_of, questions_of
+from canary.runner import (
+    Played,
+    control_takes,
+    group_items_of,
+    keep_all,
+    questions_of,
+    try_again,
+)
 from canary.traffic.feed import Due, Feed, PlanFeed
-from canary.traffic.live import LiveFeed
+from canary.traffic.live import MOST_BEHIND_S, LiveFeed
 from canary.traffic.request import Plan
 from canary.watches import (
     DECIDED,
@@ -36,6 +45,8 @@ _AHEAD_S = 10.0
 _AHEAD_TOKENS = 4_000_000
 _HEARTBEAT_S = 1.0
 _BRIEF_S = 0.05
+# What is offered again, after a pause, must not be taken for what was offered before.
+_NUMBERS = 2**40
 
 
 class SideBySide:
@@ -48,8 +59,8 @@ class SideBySide:
         arms: The names of the arms.
         sender: Sends to them.
         journal: Where observations go.
-        earlier: What this run has recorded before, request by request, if it goes on
-            after a pause.
+        earlier: What this run has recorded before, in parts of whole requests, if it
+            goes on after a pause; no warm-up.
         live: Live traffic, if that is what is sent.
         timeout_s: How long a request may take.
         run: The run's name, for the decisions that the listener may ask for.
@@ -66,7 +77,7 @@ class SideBySide:
         sender: EndpointSender,
         journal: Journal,
         *,
-        earlier: Iterable[Sequence[Observation]] = (),
+        earlier: Iterable[pa.Table] = (),
         live: LiveFeed | None = None,
         run: str = "",
         doubts: Doubts = tuple,
@@ -88,16 +99,18 @@ class SideBySide:
         self._listener = listener
         self._control_share = max(policy.aa_control for policy in policies)
         self._group_items = group_items_of(plan)
-        for rows in earlier:
-            self._watches.store.append(rows)
+        for part in earlier:
+            self._watches.store.take_up(part)
         self._orders = orders or Orders()
         self._closed_s: float | None = None
-        self._zero_s = 0.0
         self._next = len(self._watches.store)
         self._live = live
         self._feed: Feed = live or PlanFeed(plan, self._next)
         self._offered: dict[int, tuple[Due, list[str]]] = {}
         self._back: dict[int, Delivery] = {}
+        self._again: deque[Due] = deque()
+        self._round = 0
+        self._zero_s = 0.0
         self._ahead: deque[tuple[float, int]] = deque()
         self._ahead_tokens = 0
 
@@ -106,15 +119,22 @@ class SideBySide:
 
         A Ctrl-C drops what is in flight, of all arms alike, and ends the run in order;
         whatever else is raised leaves what was answered committed.
+
+        Raises:
+            StorageError: Nothing could be written for the journal's patience.
         """
         reason = INTERRUPTED
         try:
-            reason = self._play()
+            played = self._play()
+            keep_all(self._journal, self._listener, time.sleep)
+            reason = played
         except KeyboardInterrupt:
             pass
         finally:
-            self._journal.commit()
-            self._listener.ended(reason)
+            try:
+                self._journal.close()
+            finally:
+                self._listener.ended(reason)
         return Played(
             reason=reason,
             ends=self._watches.ends,
@@ -126,9 +146,10 @@ class SideBySide:
         self._zero_s = self._first_zero_s()
         self._sender.begin(self._zero_s)
         while True:
+            if self._journal.trouble is not None:
+                self._pause()
             now_s = self._now_s()
-            over = self._feed.over and not self._offered
-            if over:
+            if self._feed.over and not (self._offered or self._again):
                 return END_OF_TRAFFIC
             self._watches.end_late(self._journal.elapsed_s, now_s)
             if self._watches.all_ended:
@@ -170,6 +191,24 @@ class SideBySide:
             self._sender.begin(self._zero_s)
         return why
 
+    def _pause(self) -> None:
+        """Send nothing while nothing can be kept; what is in flight comes back.
+
+        Recorded traffic waits meanwhile, live traffic doesn't.
+        """
+        began_s = time.monotonic()
+        dropped = sorted(number % _NUMBERS for number in self._sender.drop())
+        self._again.extendleft(self._offered.pop(i)[0] for i in reversed(dropped))
+        self._round += 1
+        self._ahead.clear()
+        self._ahead_tokens = 0
+        while self._journal.trouble is not None and not self._watches.all_ended:
+            try_again(self._journal, self._listener, self._fetch)
+            self._watches.end_late(self._journal.elapsed_s, began_s - self._zero_s)
+        if self._live is None and self._closed_s is None:
+            self._zero_s += time.monotonic() - began_s
+            self._sender.begin(self._zero_s)
+
     def _first_zero_s(self) -> float:
         """Return when the run's time begins, on the clock that all processes share.
 
@@ -190,17 +229,25 @@ class SideBySide:
             self._ahead_tokens -= self._ahead.popleft()[1]
         until_s = now_s + min(_AHEAD_S, self._orders.open_for_s())
         while self._ahead_tokens < _AHEAD_TOKENS:
-            due = self._feed.next(until_s)
+            due = self._next_due(until_s)
             if due is None:
                 return
             request = due.request
             names = [n for n in self._arms if self._takes_part(n, due)]
             random.Random(due.order).shuffle(names)  # noqa: S311 - repeatable
             self._offered[due.index] = due, names
-            self._sender.offer(due.index, request, names)
+            if self._live is not None and now_s - request.arrival_s > MOST_BEHIND_S:
+                shed = Delivery(index=due.index, shed=True, answers={})
+                self._back[due.index] = shed
+                continue
+            number = self._round * _NUMBERS + due.index
+            self._sender.offer(number, request, names)
             tokens = prompt_size(request)
             self._ahead.append((request.arrival_s, tokens))
             self._ahead_tokens += tokens
+
+    def _next_due(self, until_s: float) -> Due | None:
+        return self._again.popleft() if self._again else self._feed.next(until_s)
 
     def _takes_part(self, name: str, due: Due) -> bool:
         if name not in self._watches.needed_arms:
@@ -212,19 +259,24 @@ class SideBySide:
     def _take(self, timeout_s: float, why: str | None = None) -> None:
         self._collect(timeout_s, why)
         while self._next in self._back:
-            self._record(self._back.pop(self._next))
+            self._record(self._next)
             self._next += 1
 
     def _collect(self, timeout_s: float, why: str | None = None) -> None:
-        deliveries = self._sender.taken(timeout_s)
-        for delivery in deliveries:
-            self._back[delivery.index] = delivery
-        if not deliveries:
+        if not self._fetch(timeout_s):
             self._listener.waiting(why)
             self._journal.commit_if_due()
 
-    def _record(self, delivery: Delivery) -> None:
-        due, names = self._offered.pop(delivery.index)
+    def _fetch(self, timeout_s: float) -> int:
+        """Take back what has come, after waiting for the first; return how many."""
+        deliveries = self._sender.taken(timeout_s)
+        for delivery in deliveries:
+            self._back[delivery.index % _NUMBERS] = delivery
+        return len(deliveries)
+
+    def _record(self, index: int) -> None:
+        delivery = self._back.pop(index)
+        due, names = self._offered.pop(index)
         self._watches.look_before(due.request.arrival_s)
         rows = self._rows(due, names, delivery)
         self._watches.store.append(rows)
@@ -257,9 +309,9 @@ class SideBySide:
 
     def _drain(self) -> None:
         """Wait for what has been sent: leaving out what is slow would be unfair."""
-        for index in self._sender.drop():
-            del self._offered[index]
+        for number in self._sender.drop():
+            del self._offered[number % _NUMBERS]
         for index in sorted(self._offered):
             while index not in self._back:
                 self._collect(_HEARTBEAT_S)
-            self._record(self._back.pop(index))
+            self._record(index)

@@ -26,6 +26,7 @@ class RunState(StrEnum):
 
     WARMING_UP = "warming up"
     RUNNING = "running"
+    PAUSED = "paused"
     ENDED = "ended"
     INTERRUPTED = "interrupted"
 
@@ -128,9 +129,11 @@ class RunStatus:
 
     `elapsed_s` is the intended arrival of the last request, `wall_s` what the run has
     taken. `pace_per_s` (requests, of all arms at once) and `lag` are those of the last
-    minute, None before there are any. `failures` counts by arm and cause, `restarts`
-    by arm. Nobody knows how many requests are `planned` of live traffic. `eta_s` is
-    that of the last policy to be decided.
+    minute, None before there are any. `failures` and `restarts` count by arm and
+    cause, `voids` requests by cause. Nobody knows how many requests are `planned` of
+    live traffic. `eta_s` is that of the last policy to be decided. `unwritten` is why
+    this could not be written to status.json, which says less then than whoever watches
+    the process itself sees.
     """
 
     run: str
@@ -147,10 +150,12 @@ class RunStatus:
     pace_per_s: float | None = None
     lag: Lag | None = None
     failures: dict[str, dict[str, int]] = field(default_factory=dict)
-    restarts: dict[str, int] = field(default_factory=dict)
+    restarts: dict[str, dict[str, int]] = field(default_factory=dict)
+    voids: dict[str, int] = field(default_factory=dict)
     policies: tuple[PolicyStatus, ...] = ()
     eta_s: float | None = None
     eta_reason: str | None = None
+    unwritten: str | None = None
     schema: Literal["canary.status/1"] = "canary.status/1"
 
     def to_dict(self) -> dict[str, Any]:
@@ -166,7 +171,7 @@ def write_status(folder: RunFolder, status: RunStatus) -> None:
     """Put the status at its place, whole or not at all, without waiting for the disk.
 
     Raises:
-        UsageError: It can't be written.
+        StorageError: It can't be written.
     """
     text = _ADAPTER.dump_json(status, indent=1) + b"\n"
     write_atomically(folder.status_json, text, durable=False)

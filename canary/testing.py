@@ -90,6 +90,7 @@ class Quiet:
         self.lags_s: list[float] = []
         self.heartbeats = 0
         self.reasons: list[str] = []
+        self.pauses: list[str] = []
         self.reason: str | None = None
 
     def answered(
@@ -112,15 +113,19 @@ class Quiet:
         del describe
         self.looks.append((policy.name, found))
 
-    def revived(self, arm: str, why: str) -> None:
+    def revived(self, arm: str, cause: str) -> None:
         """Keep which arm came back and why."""
-        self.revivals.append((arm, why))
+        self.revivals.append((arm, cause))
 
     def waiting(self, why: str | None = None) -> None:
         """Count the heartbeats, and keep why nothing may be sent."""
         self.heartbeats += 1
         if why is not None and why not in self.reasons:
             self.reasons.append(why)
+
+    def paused(self, why: str) -> None:
+        """Keep why, for each second of it."""
+        self.pauses.append(why)
 
     def ended(self, reason: str) -> None:
         """Keep the reason."""

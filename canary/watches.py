@@ -53,12 +53,19 @@ class Listener(Protocol):
         """
         ...
 
-    def revived(self, arm: str, why: str) -> None:
-        """Say that an arm died or hung and has been started anew."""
+    def revived(self, arm: str, cause: str) -> None:
+        """Say that an arm died, hung or was lost, and has been started anew."""
         ...
 
     def waiting(self, why: str | None = None) -> None:
         """Say, every second, that nothing is due, or why nothing may be sent."""
+        ...
+
+    def paused(self, why: str) -> None:
+        """Say, every second, that nothing is sent since nothing can be written.
+
+        `why` is some words. Whatever is said next says that the run goes on.
+        """
         ...
 
     def ended(self, reason: str) -> None:
@@ -86,6 +93,8 @@ class _Watch:
     """One policy under way: its looks so far and when the next is due."""
 
     policy: Policy
+    baseline: str
+    candidate: str
     evidence: Evidence
     assessment: Assessment
     looks: list[Look] = field(default_factory=list)
@@ -95,7 +104,14 @@ class _Watch:
     @classmethod
     def over(cls, policy: Policy, questions: Mapping[str, int]) -> "_Watch":
         evidence = Evidence(policy, questions=questions)
-        return cls(policy, evidence, Assessment(policy, evidence))
+        return cls(
+            policy,
+            # Names cost more than all else that is asked of a watch at every request.
+            variant_name(policy.baseline),
+            variant_name(policy.candidate),
+            evidence,
+            Assessment(policy, evidence),
+        )
 
     @property
     def next_look_s(self) -> float:
@@ -108,14 +124,6 @@ class _Watch:
     def arms(self) -> set[str]:
         control = {CONTROL_ARM} if self.policy.aa_control else set()
         return control | {self.baseline, self.candidate}
-
-    @property
-    def baseline(self) -> str:
-        return variant_name(self.policy.baseline)
-
-    @property
-    def candidate(self) -> str:
-        return variant_name(self.policy.candidate)
 
     def overdue(self, elapsed_s: float, gpus: int) -> str | None:
         """Return which limit on the run's time or cost is reached, if one is."""
@@ -137,6 +145,9 @@ class Watches:
         run: The run's name, for the decisions that the listener may ask for.
         doubts: Says, at each look, why the traffic is no fair sample.
         listener: Is told of looks.
+
+    Attributes:
+        needed_arms: The arms that an undecided policy needs.
     """
 
     def __init__(
@@ -155,6 +166,7 @@ class Watches:
         self._run = run
         self._listener = listener
         self.store = PairStore()
+        self.needed_arms = self._needed()
 
     def look_before(self, arrival_s: float) -> None:
         """Take every look that is due before a request that arrives then counts."""
@@ -168,18 +180,20 @@ class Watches:
         for watch in self._watches:
             reason = watch.overdue(elapsed_s, self._gpus)
             if reason is not None and watch.ended is None:
-                watch.ended = Ended(reason=reason, cutoff_s=cutoff_s)
+                self._end(watch, Ended(reason=reason, cutoff_s=cutoff_s))
 
     @property
     def all_ended(self) -> bool:
         """Whether nobody waits for anything more."""
-        return all(watch.ended for watch in self._watches)
+        return not self.needed_arms
 
-    @property
-    def needed_arms(self) -> set[str]:
-        """The arms that an undecided policy needs."""
+    def _end(self, watch: _Watch, ended: Ended) -> None:
+        watch.ended = ended
+        self.needed_arms = self._needed()
+
+    def _needed(self) -> frozenset[str]:
         undecided = [watch.arms for watch in self._watches if watch.ended is None]
-        return set().union(*undecided)
+        return frozenset().union(*undecided)
 
     @property
     def ends(self) -> dict[str, Ended]:
@@ -207,7 +221,7 @@ class Watches:
         )
         self._listener.looked(watch.policy, found, describe)
         if found.verdict.final:
-            watch.ended = Ended(reason=DECIDED, cutoff_s=found.elapsed_s)
+            self._end(watch, Ended(reason=DECIDED, cutoff_s=found.elapsed_s))
 
     def _fold(self, watch: _Watch) -> None:
         """Add what has come since the last look to a policy's evidence."""

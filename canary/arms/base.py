@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+from canary.arms.causes import Cause
 from canary.errors import ArmError
 from canary.evidence.observation import Status
 from canary.traffic.request import Request
@@ -16,7 +17,8 @@ class Completion:
     `generation` is None unless `status` is ok; `error` is set unless it is.
     `service_s` is the time from the call to its end, also of a failure.
     `peak_memory_bytes` is the peak of the arm's own process so far, None where arms
-    share a process and nobody can tell whose memory it is.
+    share a process and nobody can tell whose memory it is. `epoch` counts how often
+    the arm had been started anew.
     """
 
     status: Status
@@ -25,15 +27,27 @@ class Completion:
     generation: Generation | None = None
     error: str | None = None
     peak_memory_bytes: int | None = None
+    epoch: int = 0
 
 
 class ArmDiedError(ArmError):
     """An arm's process is gone, or hangs. `completion` is the failure that this makes
     of the request that it was answering, should that be the arm's own doing."""
 
-    def __init__(self, message: str, completion: Completion) -> None:
+    def __init__(self, message: str, completion: Completion, cause: Cause) -> None:
         super().__init__(message)
         self.completion = completion
+        self.cause = cause
+
+
+class ArmsLostError(ArmError):
+    """What all arms run on is gone, by no doing of theirs: the request that they were
+    answering is void. `arm` is the one that found out."""
+
+    def __init__(self, message: str, *, arm: str, cause: Cause) -> None:
+        super().__init__(message)
+        self.arm = arm
+        self.cause = cause
 
 
 class Arm(Protocol):
@@ -41,20 +55,29 @@ class Arm(Protocol):
 
     name: str
 
+    @property
+    def epoch(self) -> int:
+        """How often it has been started anew."""
+        ...
+
     def serve(self, request: Request) -> Completion:
         """Answer `request`; what the variant raises comes back as status error.
 
         Raises:
             ArmDiedError: The process that answers is gone, or hasn't answered in time
                 (the completion's status is then timeout); `restart` brings it back.
+            ArmsLostError: What the arms run on is gone; `restart` of any of them
+                brings all back.
         """
         ...
 
     def restart(self) -> None:
-        """Load the variant anew, as it was at the beginning.
+        """Load the variant anew, as it was at the beginning; after `ArmsLostError`
+        those of all arms that share its fate.
 
         Raises:
             ArmError: It can't be loaded any more.
+            ArmsLostError: What the arms run on is gone; call it again.
         """
         ...
 

@@ -35,7 +35,13 @@ class LocalArm:
         self._load = load
         self._clock = clock
         self._timeout_s = timeout_s
+        self._epoch = -1
         self.restart()
+
+    @property
+    def epoch(self) -> int:
+        """How often the variant has been loaded anew."""
+        return self._epoch
 
     def serve(self, request: Request) -> Completion:
         """Answer one request here and now."""
@@ -47,11 +53,13 @@ class LocalArm:
 
     def restart(self) -> None:
         """Load the variant, anew if it was loaded before."""
+        self._epoch += 1
         self._server = ArmServer(
             self._load(),
             clock=self._clock,
             own_process=False,
             timeout_s=self._timeout_s,
+            epoch=self._epoch,
         )
 
     def close(self) -> None:

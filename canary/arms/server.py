@@ -7,7 +7,7 @@ from canary.arms.base import Completion
 from canary.clock import Clock
 from canary.evidence.observation import Status
 from canary.traffic.request import Request
-from canary.variants.base import Variant
+from canary.variants.base import Generation, Variant
 
 
 class ArmServer:
@@ -18,15 +18,23 @@ class ArmServer:
         clock: Monotonic seconds, the clock that the variant measures with.
         own_process: Whether the process's memory is this arm's alone.
         timeout_s: How long a request may take before it has failed.
+        epoch: How often the arm had been started anew, which every answer carries.
     """
 
     def __init__(
-        self, variant: Variant, *, clock: Clock, own_process: bool, timeout_s: float
+        self,
+        variant: Variant,
+        *,
+        clock: Clock,
+        own_process: bool,
+        timeout_s: float,
+        epoch: int = 0,
     ) -> None:
         self._variant = variant
         self._clock = clock
         self._own_process = own_process
         self._timeout_s = timeout_s
+        self._epoch = epoch
         self._facts = variant.describe()
 
     def serve(self, request: Request) -> Completion:
@@ -35,35 +43,35 @@ class ArmServer:
         try:
             generation = self._variant.generate(request)
         except Exception as error:  # noqa: BLE001 - whatever a model raises is its failure
-            return Completion(
-                status=Status.ERROR,
-                service_s=self._clock() - started_s,
-                device=self._facts["device"],
-                error=f"{type(error).__name__}: {error}",
-                peak_memory_bytes=self._peak_memory_bytes(),
-            )
+            took_s = self._clock() - started_s
+            said = f"{type(error).__name__}: {error}"
+            return self._completion(Status.ERROR, took_s, error=said)
         if generation.end_s > self._timeout_s:
-            return Completion(
-                status=Status.TIMEOUT,
-                service_s=generation.end_s,
-                device=self._facts["device"],
-                error=late(generation.end_s, self._timeout_s),
-                peak_memory_bytes=self._peak_memory_bytes(),
-            )
+            said = late(generation.end_s, self._timeout_s)
+            return self._completion(Status.TIMEOUT, generation.end_s, error=said)
+        return self._completion(Status.OK, generation.end_s, generation=generation)
+
+    def _completion(
+        self,
+        status: Status,
+        service_s: float,
+        *,
+        generation: Generation | None = None,
+        error: str | None = None,
+    ) -> Completion:
         return Completion(
-            status=Status.OK,
-            service_s=generation.end_s,
+            status=status,
+            service_s=service_s,
             device=self._facts["device"],
             generation=generation,
-            peak_memory_bytes=self._peak_memory_bytes(),
+            error=error,
+            peak_memory_bytes=process_peak_bytes() if self._own_process else None,
+            epoch=self._epoch,
         )
 
     def describe(self) -> dict[str, str]:
         """Return what the variant says of itself."""
         return self._facts
-
-    def _peak_memory_bytes(self) -> int | None:
-        return process_peak_bytes() if self._own_process else None
 
 
 def late(took_s: float, timeout_s: float) -> str:

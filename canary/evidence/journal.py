@@ -1,139 +1,48 @@
-"""Observations on disk: immutable Parquet segments, each there whole or not at all.
+"""Appends observations to a run folder, and waits where nothing can be written.
 
-A segment is written under a temporary name, synced, then renamed; the manifest, which
-lists each segment with its rows and hash, is replaced the same way afterwards. A crash
-between the two leaves a whole segment that the manifest doesn't list yet: readers take
-it all the same. What a crash can lose is what was not committed: at most `every_s`.
+Each commit writes one segment (`canary.evidence.segments`): under a temporary name,
+synced, then renamed; the manifest is replaced the same way afterwards. What a crash can
+lose is what was not committed: `every_s`, or 19 times what a commit takes where that is
+longer, so that keeping takes a twentieth of the time at most; never over a minute.
+
+A disk that is full, read-only or failing stops nothing by itself: what is pending stays
+pending, `trouble` says what is wrong, and whoever sends must send nothing until a later
+attempt has cleared it. Each attempt writes the same segment anew: a number is used once
+the manifest lists it, so that no row is written twice however an attempt failed.
 """
 
-import hashlib
-import json
-import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from collections.abc import Callable, Sequence
 
 from canary.clock import Clock
-from canary.errors import ObservationError, UsageError
-from canary.evidence.observation import SCHEMA, Observation, to_table
+from canary.errors import StorageError
+from canary.evidence.folder import RunFolder, write_atomically
+from canary.evidence.observation import Observation, to_table
+from canary.evidence.segments import (
+    due_together,
+    iter_segments,
+    merge,
+    packed,
+    read_segments,
+    remove,
+    segment_of,
+    take_up,
+    write_manifest,
+)
 
+__all__ = [
+    "PATIENCE_S",
+    "Journal",
+    "RunFolder",
+    "iter_segments",
+    "read_segments",
+    "write_atomically",
+]
 
-@dataclass(frozen=True, slots=True)
-class RunFolder:
-    """Every file name of a run, from one value."""
+PATIENCE_S = 3600.0
+"""A run that could write nothing for so long ends, to be resumed."""
 
-    root: Path
-
-    @property
-    def run_json(self) -> Path:
-        """What is needed to repeat the run and to audit it."""
-        return self.root / "run.json"
-
-    @property
-    def policies(self) -> Path:
-        """Copies of the policy files as they were when the run started."""
-        return self.root / "policies"
-
-    @property
-    def observations(self) -> Path:
-        """The segments and their manifest."""
-        return self.root / "observations"
-
-    @property
-    def lease(self) -> Path:
-        """Who may write into the folder."""
-        return self.root / "lease.json"
-
-    @property
-    def status_json(self) -> Path:
-        """How the run stands, for whoever watches."""
-        return self.root / "status.json"
-
-    @property
-    def overrides(self) -> Path:
-        """What people decided against, or beside, the verdicts: a line each."""
-        return self.root / "overrides.jsonl"
-
-    @property
-    def manifest(self) -> Path:
-        """The list of segments with rows and hashes."""
-        return self.observations / "manifest.json"
-
-    def segment(self, number: int) -> Path:
-        """The file of one segment, counted from 0."""
-        return self.observations / f"part-{number:06d}.parquet"
-
-    def decision(self, policy: str) -> Path:
-        """The decision document of one policy."""
-        return self.root / f"decision.{policy}.json"
-
-    @property
-    def report_html(self) -> Path:
-        """The report for a browser."""
-        return self.root / "report.html"
-
-    @property
-    def report_markdown(self) -> Path:
-        """The report for a pull request."""
-        return self.root / "report.md"
-
-    def refuse_if_used(self) -> None:
-        """Raise UsageError if the folder already holds something."""
-        if self.root.exists() and not self.root.is_dir():
-            raise UsageError(f"{self.root}: is a file; name a folder with --out")
-        if self.root.exists() and any(self.root.iterdir()):
-            raise UsageError(
-                f"{self.root}: already exists and is not empty; "
-                "name another folder with --out or move this one away"
-            )
-
-    def create(self) -> None:
-        """Make the folder, which must be new or empty.
-
-        Raises:
-            UsageError: It holds something, or can't be made here.
-        """
-        self.refuse_if_used()
-        try:
-            self.observations.mkdir(parents=True)
-            self.policies.mkdir()
-        except OSError as error:
-            raise UsageError(
-                f"{self.root}: can't be created ({error.strerror}); "
-                "name a folder that you may write to with --out"
-            ) from error
-
-
-def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> None:
-    """Put `content` at `path`, whole or not at all.
-
-    That holds through a power cut too, unless it needn't be `durable`; then nothing
-    waits for the disk.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise UsageError(
-            f"{path}: can't be written ({error.strerror}); "
-            "what was recorded before stays"
-        ) from error
-    if not durable:
-        return
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+_IDLE_PER_BUSY = 19
+_LONGEST_S = 60.0
 
 
 class Journal:
@@ -147,7 +56,15 @@ class Journal:
         every_s: How long observations may wait before they are committed.
         elapsed_s: What the run is known to have taken before, if that is more than its
             last segment says: it may have waited after that.
+        patience_s: For how long writing may fail.
         before_commit: Called before anything is written; what it raises prevents it.
+
+    Attributes:
+        trouble: Why nothing can be written at present; None if that is not so.
+
+    Raises:
+        ObservationError: What is there already can't be read.
+        StorageError: What a crash left can't be removed.
     """
 
     def __init__(
@@ -157,17 +74,22 @@ class Journal:
         clock: Clock,
         every_s: float = 2.0,
         elapsed_s: float = 0.0,
+        patience_s: float = PATIENCE_S,
         before_commit: Callable[[], None] = lambda: None,
     ) -> None:
         self._folder = folder
         self._clock = clock
         self._every_s = every_s
+        self._patience_s = patience_s
         self._before_commit = before_commit
         self._pending: list[Observation] = []
-        self._segments = _found_segments(folder)
-        earlier = [segment["elapsed_s"] for segment in self._segments]
+        self._segments = take_up(folder)
+        earlier = [segment.elapsed_s for segment in self._segments]
         self._earlier_s: float = max([elapsed_s, *earlier])
         self._opened_s = self._committed_s = clock()
+        self._wait_s = every_s
+        self.trouble: str | None = None
+        self._troubled_s = 0.0
 
     @property
     def elapsed_s(self) -> float:
@@ -180,100 +102,76 @@ class Journal:
         self.commit_if_due()
 
     def commit_if_due(self) -> None:
-        """Commit what has waited for long enough."""
-        if self._clock() - self._committed_s >= self._every_s:
+        """Commit what has waited for long enough, or try again."""
+        if self._clock() - self._committed_s >= self._wait_s:
             self.commit()
 
     def commit(self) -> None:
-        """Write what is pending as one segment; do nothing when nothing is."""
+        """Write what is pending as one segment, if anything is; see `trouble` then.
+
+        Raises:
+            StorageError: Nothing could be written for `patience_s`.
+        """
+        began_s = self._clock()
+        try:
+            if self._pending:
+                self._write()
+            self._merge()
+        except StorageError as error:
+            self._fail(error)
+        else:
+            self.trouble = None
         self._committed_s = self._clock()
-        if not self._pending:
-            return
+        took_s = self._committed_s - began_s
+        self._wait_s = self._every_s
+        if self.trouble is None:
+            self._wait_s = max(self._every_s, min(_IDLE_PER_BUSY * took_s, _LONGEST_S))
+
+    def close(self) -> None:
+        """Commit for the last time.
+
+        Raises:
+            StorageError: What is pending can't be written.
+        """
+        self.commit()
+        if self.trouble is not None:
+            root = self._folder.root
+            raise StorageError(
+                f"{root}: the last {len(self._pending)} observations can't be written "
+                f"({self.trouble}); what was recorded before stays, and "
+                f"`canary resume {root}` asks for the rest again",
+                reason=self.trouble,
+            )
+
+    def _write(self) -> None:
         self._before_commit()
-        path = self._folder.segment(len(self._segments))
-        sink = pa.BufferOutputStream()
-        pq.write_table(to_table(self._pending), sink, compression="zstd")
-        content = sink.getvalue().to_pybytes()
+        number = self._segments[-1].last + 1 if self._segments else 0
+        path = self._folder.segment(number)
+        content = packed(to_table(self._pending))
         write_atomically(path, content)
-        self._segments.append(_entry(path.name, content, self.elapsed_s))
-        manifest = {"schema": "canary.manifest/1", "segments": self._segments}
-        write_atomically(
-            self._folder.manifest, (json.dumps(manifest, indent=1) + "\n").encode()
-        )
+        segment = segment_of(path.name, content, self.elapsed_s)
+        write_manifest(self._folder, [*self._segments, segment])
+        self._segments.append(segment)
         self._pending = []
 
+    def _merge(self) -> None:
+        # One may be the last that was missing for a larger one.
+        while count := due_together(self._segments):
+            self._before_commit()
+            old = self._segments[-count:]
+            self._segments = merge(self._folder, self._segments, count)
+            remove(self._folder, old)
 
-def _entry(name: str, content: bytes, elapsed_s: float) -> dict[str, Any]:
-    return {
-        "file": name,
-        "rows": pq.read_metadata(pa.BufferReader(content)).num_rows,
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "elapsed_s": elapsed_s,
-    }
-
-
-def _listed(folder: RunFolder) -> list[dict[str, Any]]:
-    """The segments that the manifest lists, in order; none without a manifest."""
-    if not folder.manifest.exists():
-        return []
-    segments: list[dict[str, Any]] = json.loads(folder.manifest.read_text())["segments"]
-    return segments
-
-
-def _found_segments(folder: RunFolder) -> list[dict[str, Any]]:
-    """The listed segments and those that a crash kept from being listed."""
-    segments = _listed(folder)
-    elapsed_s = max((segment["elapsed_s"] for segment in segments), default=0.0)
-    for path in _segment_paths(folder)[len(segments) :]:
-        segments.append(_entry(path.name, path.read_bytes(), elapsed_s))
-    return segments
-
-
-def _segment_paths(folder: RunFolder) -> list[Path]:
-    return sorted(folder.observations.glob("part-*.parquet"))
-
-
-def read_segments(folder: RunFolder) -> pa.Table:
-    """Return everything that a run has committed, in the order it was written.
-
-    Raises:
-        ObservationError: As `iter_segments`.
-    """
-    tables = list(iter_segments(folder))
-    return pa.concat_tables(tables) if tables else SCHEMA.empty_table()
-
-
-def iter_segments(folder: RunFolder) -> Iterator[pa.Table]:
-    """Yield what a run has committed segment by segment, each of whole requests.
-
-    Raises:
-        ObservationError: A segment is missing, damaged or not what the manifest lists.
-    """
-    listed = {segment["file"]: segment for segment in _listed(folder)}
-    found = [path.name for path in _segment_paths(folder)]
-    if len(found) > len(listed) + 1:
-        raise ObservationError(
-            f"{folder.manifest}: lists {len(listed)} of {len(found)} segments; a crash "
-            "leaves at most one unlisted, so restore it from a copy"
-        )
-    for name in listed:
-        if name not in found:
-            raise ObservationError(
-                f"{folder.observations / name}: listed in the manifest but missing; "
-                "restore it from a copy: a run with a gap can't be judged"
-            )
-    for name in found:
-        yield _read_segment(folder.observations / name, listed.get(name))
-
-
-def _read_segment(path: Path, listed: dict[str, Any] | None) -> pa.Table:
-    content = path.read_bytes()
-    if listed and hashlib.sha256(content).hexdigest() != listed["sha256"]:
-        raise ObservationError(
-            f"{path}: its content is not what the manifest lists; "
-            "restore it from a copy: what was changed later can't be judged"
-        )
-    try:
-        return pq.read_table(pa.BufferReader(content), schema=SCHEMA)
-    except pa.ArrowInvalid as error:
-        raise ObservationError(f"{path}: not a Parquet segment ({error})") from error
+    def _fail(self, error: StorageError) -> None:
+        now_s = self._clock()
+        if self.trouble is None:
+            self._troubled_s = now_s
+        self.trouble = error.reason
+        if now_s - self._troubled_s >= self._patience_s:
+            root = self._folder.root
+            raise StorageError(
+                f"{root}: nothing could be written for "
+                f"{(now_s - self._troubled_s) / 60:.0f} min ({error.reason}); put that "
+                f"right, then go on with `canary resume {root}`",
+                reason=error.reason,
+            ) from error

@@ -1,10 +1,25 @@
 """One runner at a time: who may write into a run folder, and until when.
 
-The lease names its owner and when it expires; the owner renews it with every commit,
-and a thread of its process does while a request, or a start, takes long.
-A runner that finds a living lease is refused, one that finds an expired one, or one of
-a process on this machine that is gone, takes it over. An owner that was taken over
-while it slept finds out at its next commit, before it writes anything.
+The lease names its owner (a token, the host, its boot and process) and when it expires.
+The owner proves with every commit that it still has it, and renews it long before it
+expires; a thread of its process does while a request, or a start, takes long. A runner
+that finds a living lease is refused. One that finds an expired one takes it over, or
+one of a process of this machine that is gone. An owner that was taken over while it
+slept finds out at its next commit, before it writes anything: that is what keeps two
+runners from ever writing both. All that clocks decide is how soon a run may be taken
+over:
+
+* Between processes of one machine, expiry is told by the time since it booted, which
+  nobody sets: steps of the wall clock change nothing.
+* Between machines it is told by their wall clocks. One that is ahead takes over too
+  early, and the run goes on there; one that is behind waits longer. Keep clocks that
+  share a folder within some seconds.
+
+What the folder's file system must do, local or shared: rename within a folder
+atomically, and `flock` between all machines that may run it (NFS 4 does, NFS 3 with
+lockd, Lustre when mounted with `flock`). One that has no locks is refused. A file
+server's client may believe for some seconds what it read before (`acregmax`); taking
+the lock makes it look again.
 """
 
 import fcntl
@@ -12,17 +27,25 @@ import json
 import os
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from canary.clock import Clock
-from canary.errors import UsageError
-from canary.evidence.journal import RunFolder, write_atomically
+from canary.errors import StorageError, UsageError
+from canary.evidence.folder import RunFolder, storage_error, write_atomically
 
 LEASE_S = 60.0
+
+
+def since_boot_s() -> float:
+    """Return seconds since this machine booted, also those that it slept."""
+    boot_clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+    return time.clock_gettime(boot_clock)
 
 
 class Lease:
@@ -31,35 +54,44 @@ class Lease:
     Args:
         folder: The run folder; it must exist.
         wall_clock: Seconds since the epoch, the same on every machine.
+        boot_clock: Seconds since this machine booted.
     """
 
-    def __init__(self, folder: RunFolder, *, wall_clock: Clock) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        *,
+        wall_clock: Clock,
+        boot_clock: Clock = since_boot_s,
+    ) -> None:
         self._path = folder.lease
         self._wall_clock = wall_clock
+        self._boot_clock = boot_clock
         self._token = uuid.uuid4().hex
 
     def take(self) -> None:
         """Become the owner.
 
         Raises:
-            UsageError: Somebody else is.
+            UsageError: Somebody else is, or the folder can't be locked.
+            StorageError: It can't be written to.
         """
         with self._alone():
             found = self._read()
             if found is not None and self._lives(found):
-                left_s = found["expires_unix_s"] - self._wall_clock()
                 raise UsageError(
                     f"{self._path.parent}: process {found['pid']} on {found['host']} "
-                    f"is running it; stop that one, or wait {max(left_s, 0):.0f} s if "
-                    "it is gone"
+                    "is running it; stop that one, or wait "
+                    f"{self._left_s(found):.0f} s if it is gone"
                 )
             self._write()
 
     def renew(self) -> None:
-        """Stay the owner for another while.
+        """Make sure of still being the owner, for another while.
 
         Raises:
             UsageError: Another runner has taken over.
+            StorageError: It can't be written.
         """
         with self._alone():
             found = self._read()
@@ -68,7 +100,12 @@ class Lease:
                     f"{self._path.parent}: another runner has taken this run over; "
                     "nothing was written since, and this one stops"
                 )
-            self._write()
+            # Other machines go by the wall clock, which may have been set meanwhile.
+            others_s = found["expires_unix_s"] - self._wall_clock()
+            for left_s in (self._left_s(found), others_s):
+                if not LEASE_S * 0.9 < left_s <= LEASE_S:
+                    self._write()
+                    break
 
     def is_taken(self) -> bool:
         """Whether somebody is writing into the folder.
@@ -80,11 +117,18 @@ class Lease:
         return found is not None and self._lives(found)
 
     def release(self) -> None:
-        """Let go, if it is still ours."""
+        """Let go, if it is still ours.
+
+        Raises:
+            StorageError: It can't be removed; it expires by itself.
+        """
         with self._alone():
             found = self._read()
             if found is not None and found["token"] == self._token:
-                self._path.unlink()
+                try:
+                    self._path.unlink()
+                except OSError as error:
+                    raise storage_error(self._path, error) from error
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -102,7 +146,9 @@ class Lease:
         finally:
             done.set()
             keeper.join()
-            self.release()
+            # A disk that fails has been told of where it mattered: at a commit.
+            with suppress(StorageError):
+                self.release()
 
     def _keep(self, done: threading.Event) -> None:
         while not done.wait(LEASE_S / 3):
@@ -111,15 +157,30 @@ class Lease:
                 self.renew()
 
     def _lives(self, found: dict[str, Any]) -> bool:
-        if found["host"] == socket.gethostname() and not is_running(found["pid"]):
+        if self._is_here(found) and not is_running(found["pid"]):
             return False
-        return bool(found["expires_unix_s"] > self._wall_clock())
+        return self._left_s(found) > 0
+
+    def _left_s(self, found: dict[str, Any]) -> float:
+        """Return until when the lease is good, by the best clock that both know."""
+        if self._is_here(found) and "expires_boot_s" in found:
+            return float(found["expires_boot_s"] - self._boot_clock())
+        return float(found["expires_unix_s"] - self._wall_clock())
+
+    def _is_here(self, found: dict[str, Any]) -> bool:
+        """Whether process numbers and the time since boot mean the same to both."""
+        mine = {"host": socket.gethostname(), "boot": _boot_id(), "pids": _pids_id()}
+        return all(found.get(name) == value for name, value in mine.items())
 
     def _read(self) -> dict[str, Any] | None:
         try:
             found: dict[str, Any] = json.loads(self._path.read_text())
         except FileNotFoundError:
             return None
+        except OSError as error:
+            why = error.strerror or str(error)
+            told = f"{self._path}: can't be read ({why}); what was recorded stays"
+            raise StorageError(told, reason=why) from error
         except ValueError as error:
             raise UsageError(
                 f"{self._path}: is damaged; delete it if nobody is running this"
@@ -131,18 +192,45 @@ class Lease:
             "schema": "canary.lease/1",
             "token": self._token,
             "host": socket.gethostname(),
+            "boot": _boot_id(),
+            "pids": _pids_id(),
             "pid": os.getpid(),
             "expires_unix_s": self._wall_clock() + LEASE_S,
+            "expires_boot_s": self._boot_clock() + LEASE_S,
         }
         write_atomically(self._path, (json.dumps(lease, indent=1) + "\n").encode())
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Keep two runners from reading and writing the lease at once."""
-        lock: Path = self._path.with_name(".lease.lock")
-        with lock.open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        lock = self._path.with_name(".lease.lock")
+        try:
+            file = lock.open("w")
+        except OSError as error:
+            raise storage_error(lock, error) from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError as error:
+                raise UsageError(
+                    f"{lock}: can't be locked ({error.strerror}), so nothing keeps "
+                    "a second runner out; put the run on a file system that has locks"
+                ) from error
             yield
+
+
+@cache
+def _boot_id() -> str | None:
+    """Return what names this boot of this machine, where the system says it."""
+    path = Path("/proc/sys/kernel/random/boot_id")
+    return path.read_text().strip() if path.exists() else None
+
+
+@cache
+def _pids_id() -> str | None:
+    """Return what names the space of process numbers that this process lives in."""
+    path = Path("/proc/self/ns/pid")
+    return str(path.readlink()) if path.is_symlink() else None
 
 
 def is_running(pid: int) -> bool:

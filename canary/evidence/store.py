@@ -7,10 +7,13 @@ look reads views of it, without a copy.
 
 import hashlib
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from canary.evidence.observation import Observation, Status
 from canary.evidence.pairs import (
@@ -24,6 +27,9 @@ from canary.evidence.pairs import (
 )
 
 _FIRST_CAPACITY = 1024
+# Rows are put into the columns so many requests at a time: one by one takes ten times
+# as long.
+_AT_ONCE = 1024
 _NO_ANSWER = -1
 _UNSENT = (Status.SHED, Status.VOID)
 
@@ -37,13 +43,15 @@ class _Column(Generic[Item]):
         self._data: npt.NDArray[Item] = np.empty(_FIRST_CAPACITY, dtype)
         self._size = 0
 
-    def append(self, value: Any) -> None:  # noqa: ANN401 - whatever the dtype holds
-        if self._size == len(self._data):
-            grown = np.empty(2 * self._size, self._data.dtype)
-            grown[: self._size] = self._data
+    def extend(self, values: Sequence[Any] | npt.NDArray[Any]) -> None:
+        size = self._size + len(values)
+        if size > len(self._data):
+            grown = np.empty(max(size, 2 * self._size), self._data.dtype)
+            grown[: self._size] = self._data[: self._size]
             self._data = grown
-        self._data[self._size] = value
-        self._size += 1
+        # Where a number isn't known there is None, which numpy makes NaN.
+        self._data[self._size : size] = np.array(values, self._data.dtype)
+        self._size = size
 
     @property
     def values(self) -> npt.NDArray[Item]:
@@ -65,16 +73,28 @@ class _Answers:
         self.kernels: set[str] = set()
         self.devices: set[str] = set()
 
-    def append(self, request: int, row: Observation) -> None:
-        self.request.append(request)
-        self.failed.append(row.status != Status.OK)
+    def extend(self, requests: Sequence[int], rows: Sequence[Observation]) -> None:
+        self.request.extend(requests)
+        self.failed.extend([row.status != Status.OK for row in rows])
         for name, column in self.measured.items():
-            value = getattr(row, name)
-            column.append(np.nan if value is None else value)
-        self.agreement.append(np.nan if row.agreement is None else row.agreement)
-        self.answer.append(_NO_ANSWER if row.answer is None else _digest(row.answer))
-        self.kernels |= {row.kernel} if row.kernel else set()
-        self.devices |= {row.device} if row.device else set()
+            column.extend([*map(attrgetter(name), rows)])
+        self.agreement.extend([row.agreement for row in rows])
+        self.answer.extend(
+            [_NO_ANSWER if r.answer is None else _digest(r.answer) for r in rows]
+        )
+        self.kernels |= {row.kernel for row in rows if row.kernel}
+        self.devices |= {row.device for row in rows if row.device}
+
+    def take_up(self, requests: Ints, table: pa.Table) -> None:
+        self.request.extend(requests)
+        self.failed.extend(pc.not_equal(table["status"], Status.OK.value).to_numpy())
+        for name, column in self.measured.items():
+            column.extend(_floats(table, name))
+        self.agreement.extend(_floats(table, "agreement"))
+        answers = table["answer"].to_pylist()
+        self.answer.extend([_NO_ANSWER if a is None else _digest(a) for a in answers])
+        self.kernels |= set(filter(None, pc.unique(table["kernel"]).to_pylist()))
+        self.devices |= set(filter(None, pc.unique(table["device"]).to_pylist()))
 
     def __len__(self) -> int:
         return len(self.request.values)
@@ -108,37 +128,85 @@ class PairStore:
         self._void: _Column[np.bool_] = _Column(np.bool_)
         self._arms: dict[str, _Answers] = {}
         self._count = 0
+        self._fresh: list[Sequence[Observation]] = []
 
     def __len__(self) -> int:
         """Return the number of requests."""
-        return self._count
+        return self._count + len(self._fresh)
 
     @property
     def last_arrived_s(self) -> float:
         """The intended arrival of the last request; 0 before the first."""
+        if self._fresh:
+            return self._fresh[-1][0].arrived_s
         return float(self._arrived_s.values[-1]) if self._count else 0.0
 
     def append(self, rows: Sequence[Observation]) -> None:
         """Take the rows of one request, of all arms that answered it."""
-        first = rows[0]
-        self._request_id.append(first.request_id)
-        self._arrived_s.append(first.arrived_s)
-        self._prompt_tokens.append(first.prompt_tokens)
-        self._kind.append(first.kind or "")
-        self._task.append(first.task or "")
-        scored, together = first.kind == "quality", first.group or first.session_id
-        self._unit.append((together or first.request_id) if scored else "")
-        alone = scored and not together
-        self._unit_items.append(first.group_items or int(alone))
-        self._session.append(first.session_id or "")
-        self._weight.append(first.weight)
-        self._void.append(any(row.status in _UNSENT for row in rows))
-        for row in rows:
-            self._arms.setdefault(row.arm, _Answers()).append(self._count, row)
-        self._count += 1
+        self._fresh.append(rows)
+        if len(self._fresh) >= _AT_ONCE:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Put what has come into the columns."""
+        fresh, self._fresh = self._fresh, []
+        first = [rows[0] for rows in fresh]
+        self._request_id.extend([row.request_id for row in first])
+        self._arrived_s.extend([row.arrived_s for row in first])
+        self._prompt_tokens.extend([row.prompt_tokens for row in first])
+        self._kind.extend([row.kind or "" for row in first])
+        self._task.extend([row.task or "" for row in first])
+        self._unit.extend([_unit(row) for row in first])
+        self._unit_items.extend([_unit_items(row) for row in first])
+        self._session.extend([row.session_id or "" for row in first])
+        self._weight.extend([row.weight for row in first])
+        self._void.extend([any(row.status in _UNSENT for row in r) for r in fresh])
+        by_arm: dict[str, tuple[list[int], list[Observation]]] = {}
+        for request, rows in enumerate(fresh, self._count):
+            for row in rows:
+                requests, answers = by_arm.setdefault(row.arm, ([], []))
+                requests.append(request)
+                answers.append(row)
+        for arm, (requests, answers) in by_arm.items():
+            self._arms.setdefault(arm, _Answers()).extend(requests, answers)
+        self._count += len(fresh)
+
+    def take_up(self, table: pa.Table) -> None:
+        """Take recorded rows of whole requests, as `append` takes them one by one."""
+        if not table.num_rows:
+            return
+        self._settle()
+        begins = request_begins(table)
+        first = table.filter(pa.array(begins))
+        number = np.cumsum(begins) - 1 + self._count
+        self._request_id.extend(_texts(first, "request_id"))
+        self._arrived_s.extend(first["arrived_s"].to_numpy())
+        self._prompt_tokens.extend(first["prompt_tokens"].to_numpy())
+        kind = _texts(first, "kind")
+        self._kind.extend(kind)
+        self._task.extend(_texts(first, "task"))
+        scored, together = _is(kind, "quality"), _texts(first, "group")
+        session = _texts(first, "session_id")
+        together = np.where(together == "", session, together)
+        alone = together == ""
+        unit = np.where(alone, _texts(first, "request_id"), together)
+        self._unit.extend(np.where(scored, unit, ""))
+        items = pc.fill_null(first["group_items"], 0).to_numpy()
+        self._unit_items.extend(np.where(items == 0, scored & alone, items))
+        self._session.extend(session)
+        self._weight.extend(first["weight"].to_numpy())
+        unsent = np.isin(_texts(table, "status"), _UNSENT)
+        self._void.extend(np.logical_or.reduceat(unsent, np.flatnonzero(begins)))
+        arm = _texts(table, "arm")
+        for name in dict.fromkeys(arm):
+            mine = arm == name
+            answers = self._arms.setdefault(name, _Answers())
+            answers.take_up(number[mine], table.filter(pa.array(mine)))
+        self._count += first.num_rows
 
     def peak_bytes(self) -> dict[str, int]:
         """Return the peak memory of each arm that has a process of its own."""
+        self._settle()
         seen = {
             name: arm.measured["peak_memory_bytes"].values
             for name, arm in self._arms.items()
@@ -157,6 +225,7 @@ class PairStore:
             candidate: The other.
             since: Leave out this many requests at the beginning.
         """
+        self._settle()
         control = None
         if CONTROL_ARM in self._arms:
             control = self._joined(baseline, CONTROL_ARM, since)
@@ -200,6 +269,33 @@ class PairStore:
             devices={baseline: sorted(a.devices), candidate: sorted(b.devices)},
             control=control,
         )
+
+
+def request_begins(table: pa.Table) -> Bools:
+    """Return which rows are the first of their request, where whole ones follow."""
+    ids = table["request_id"].combine_chunks()
+    changes = pc.not_equal(ids[1:], ids[:-1])
+    return np.append(True, np.asarray(changes, dtype=bool))
+
+
+def _texts(table: pa.Table, name: str) -> npt.NDArray[np.object_]:
+    return np.asarray(pc.fill_null(table[name], "").to_numpy(), dtype=object)
+
+
+def _floats(table: pa.Table, name: str) -> Floats:
+    column = pc.fill_null(table[name].cast(pa.float64()), np.nan)
+    return np.asarray(column.to_numpy(), np.float64)
+
+
+def _unit(row: Observation) -> str:
+    if row.kind != "quality":
+        return ""
+    return row.group or row.session_id or row.request_id
+
+
+def _unit_items(row: Observation) -> int:
+    alone = row.kind == "quality" and not (row.group or row.session_id)
+    return row.group_items or int(alone)
 
 
 def _shared(a: Ints, b: Ints) -> tuple[Ints, Ints | slice, Ints | slice]:

@@ -20,9 +20,9 @@ def load_policies(paths: Sequence[Path]) -> tuple[Policy, ...]:
 
     ``extends: base.yaml``, relative to the file that says so, takes what the file
     doesn't write from another: mappings are merged, lists and single values replaced.
-    A `source` or a validation set that isn't found from the current folder but beside
-    the file that names it, or one folder above, becomes a path that leads there;
-    whether it exists at all is left to `missing_files`.
+    A `source`, a validation set or a pattern's table that isn't found from the current
+    folder but beside the file that names it, or one folder above, becomes a path that
+    leads there; whether a source exists at all is left to `missing_files`.
 
     Raises:
         PolicyError: With every fault of all the files, in the order of `paths` and
@@ -150,12 +150,14 @@ def _load(path: Path) -> tuple[Policy | None, list[Fault]]:
     if source.root is None:
         return None, list(source.faults)
     written = document(source.root, complete=source.complete)
-    policy, faults = build(written)
-    if policy is None or source.faults:
-        return None, [*source.faults, *faults]
     text = source.text
     if source.extends:
         text = yaml.safe_dump(written.data, sort_keys=False, allow_unicode=True)
+    for role in ("baseline", "candidate"):
+        _find_tables(written.data.get(role), Place(str(path), 1, 1))
+    policy, faults = build(written)
+    if policy is None or source.faults:
+        return None, [*source.faults, *faults]
     trace = _found(policy.traffic.source, written.places["traffic.source"])
     validation = tuple(
         _found(name, written.places[f"validation[{index}]"])
@@ -170,6 +172,17 @@ def _load(path: Path) -> tuple[Policy | None, list[Fault]]:
         "places": written.places,
     }
     return policy.model_copy(update=changes), []
+
+
+def _find_tables(spec: object, place: Place) -> None:
+    """Let each table file that an attention pattern names lead to where it is."""
+    if not isinstance(spec, dict):
+        return
+    for key, value in spec.items():
+        if key == "table_file" and isinstance(value, str):
+            spec[key] = _found(value, place)
+        else:
+            _find_tables(value, place)
 
 
 def _found(name: str, place: Place) -> str:

@@ -298,6 +298,10 @@ def _notes(recipe: Recipe, rounds: int) -> tuple[str, ...]:
         notes.append(f"{longer:,} longer outputs are cut to {most:,} tokens")
     if rounds > 1:
         notes.append(f"begins again at its end, {rounds:,} rounds in all")
+        first = recipe.trace.rows[int(recipe.selected.rows[0])]
+        if first.text is not None or first.messages is not None:
+            known = "caches know it from the second round on"
+            notes.append(f"recorded text is the same in every round: {known}")
     if recipe.items:
         counts = Counter(item.task for item in recipe.items)
         tasks = ", ".join(f"{count:,} {task}" for task, count in counts.most_common())

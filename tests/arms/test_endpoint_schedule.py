@@ -3,6 +3,7 @@ import random
 
 import pytest
 
+from canary.arms.endpoint import schedule as module
 from canary.arms.endpoint.schedule import Job, Lane, Schedule
 
 
@@ -57,6 +58,25 @@ def run(schedule, now_s):
     """Do all that is due at a time, as often as it takes."""
     while schedule.next_s() <= now_s:
         schedule.run(now_s)
+
+
+def test_silent_sessions_are_forgotten_in_the_end(made, monkeypatch):
+    """However many sessions a week has, a lane knows those that spoke last."""
+    monkeypatch.setattr(module, "_MOST_SESSIONS", 3)
+    schedule, notes, (a, _) = made()
+    jobs = [job(n, float(n), [a], session=f"s{n}") for n in range(10)]
+    for each in jobs:
+        schedule.add(each)
+        run(schedule, each.arrival_s)
+        schedule.ended(each, a, each.arrival_s + 0.5)
+    late = job(10, 10.0, [a], session="s9", turn=1, think_s=4.0)
+    schedule.add(late)
+
+    assert {} == {n: s for n, s in a.sessions.items() if n != "s9"}
+    assert ["s7", "s8"] == list(a.ended_s)
+    assert 9.5 + 4.0 == schedule.next_s()
+    run(schedule, 14.0)
+    assert list(range(11)) == notes.order("a")
 
 
 def test_nothing_is_due_before_its_time(made):

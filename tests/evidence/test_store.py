@@ -89,6 +89,34 @@ def test_pairs_are_those_of_the_table():
     ]
 
 
+def test_what_a_run_recorded_is_taken_up_as_it_was():
+    """After a pause the columns are those of a run without one, to the last bit."""
+    whole, resumed, recorded = PairStore(), PairStore(), []
+    for index in range(3000):
+        arms = ["a", "b", CONTROL_ARM] if index % 5 == 0 else ["b", "a"]
+        rows = rows_of(index, arms=arms)
+        whole.append(rows)
+        if index < 2000:
+            recorded += rows
+            continue
+        if index == 2000:
+            table = to_table(recorded)
+            cut = 2 * 200 + 40  # where a request ends
+            for part in (table.slice(0, cut), table.slice(cut)):
+                resumed.take_up(part)
+        resumed.append(rows)
+
+    expected = whole.pairs(baseline="a", candidate="b")
+    found = resumed.pairs(baseline="a", candidate="b")
+
+    assert (len(whole), whole.peak_bytes()) == (len(resumed), resumed.peak_bytes())
+    assert [] == [
+        f.name
+        for f in fields(expected)
+        if not same(getattr(expected, f.name), getattr(found, f.name))
+    ]
+
+
 def test_an_arm_that_was_released_leaves_its_pairs():
     """Later requests without an arm change nothing about the pairs that it has."""
     store = PairStore()

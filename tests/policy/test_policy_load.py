@@ -339,3 +339,18 @@ def test_equal_variants_have_one_name() -> None:
     }
     assert 1 == len(names)
     assert "m/dense" == variant_name(VariantSpec(model="m"))
+
+
+def test_a_patterns_table_is_found_beside_the_policy(good: str, write: Write) -> None:
+    """As sources and validation sets are, in a mix of layers too."""
+    rows = "\t".join(["0.1"] * 4) + "\n"
+    write(rows * 4, "below/heads.tsv")
+    attention = (
+        "{layers: {0-2: dense, 3: {pattern: head_table, table_file: heads.tsv, "
+        "sparse: {pattern: sliding_window, window: 8}}}}"
+    )
+    text = good.replace("{pattern: sliding_window, window: 256}", attention)
+
+    candidate = load_policy(write(text, "below/policy.yaml")).candidate
+
+    assert "below/heads.tsv" == candidate.attention["layers"]["3"]["table_file"]

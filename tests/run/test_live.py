@@ -83,7 +83,8 @@ STATUS = RunStatus(
     pace_per_s=8.3,
     lag=Lag(p50_s=0.0004, p99_s=2.1, max_s=3.4),
     failures={"reference/dense": {"timeout": 3, "RuntimeError": 1}},
-    restarts={"reference/dense": 2},
+    restarts={"reference/dense": {"process died": 2}},
+    voids={"node lost": 1},
     policies=(
         PolicyStatus(
             name="contracts-local-global",

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from canary.evidence.observation import Status
+from canary.evidence.observation import Status, to_table
 from canary.queues import Queues
 from canary.testing import observe
 from canary.traffic.request import Request, TokenBlocks
@@ -74,9 +74,14 @@ def test_what_is_recalled_goes_on_as_if_nothing_had_happened(seed):
     services = [0.1 + (i * 37 % 11) / 7 for i in range(40)]
     whole, resumed = Queues(["a"]), Queues(["a"])
     waits = [whole.take("a", r, s) for r, s in zip(plan, services, strict=True)]
-    for one, service_s in zip(plan[:25], services, strict=False):
-        [row] = observe(arm="a", arrived_s=[one.arrival_s], service_s=service_s)
-        resumed.recall([row], one)
+    rows = observe(
+        arm="a",
+        arrived_s=[one.arrival_s for one in plan[:25]],
+        service_s=services[:25],
+        session_id=[one.session_id for one in plan[:25]],
+    )
+    resumed.recall(to_table(rows[:10]), plan)
+    resumed.recall(to_table(rows[10:]), plan, first=10)
 
     again = [
         resumed.take("a", r, s) for r, s in zip(plan[25:], services[25:], strict=True)
@@ -109,7 +114,7 @@ def test_busy_stretches_never_overlap():
 def test_unanswered_requests_take_no_time():
     """A row without a service time leaves the queue as it was."""
     queues = Queues(["a"])
-    [row] = observe(arm="a", arrived_s=[0.0], status=Status.SHED)
-    queues.recall([row], None)
+    rows = observe(arm="a", arrived_s=[0.0], status=Status.SHED)
+    queues.recall(to_table(rows), None)
 
     assert 0.0 == queues.take("a", request(0.0), 1.0)

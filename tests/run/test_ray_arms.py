@@ -2,10 +2,13 @@
 
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
-from canary.arms.base import ArmDiedError
+from canary.arms.base import ArmDiedError, ArmsLostError
+from canary.arms.causes import Cause
 from canary.arms.ray import ray_cluster, start_ray_arms
 from canary.errors import ArmError
 from canary.policy.model import VariantSpec
@@ -36,6 +39,17 @@ def build(spec):
     return ScriptedVariant(service_s=service_s)
 
 
+def shaky(folder, spec):
+    """As `build`; but the second time that b is loaded, its process dies of it."""
+    if spec.attention != "dense":
+        loads = folder / "loads"
+        before = loads.read_text() if loads.exists() else ""
+        loads.write_text(before + ".")
+        if before == ".":
+            os._exit(1)
+    return build(spec)
+
+
 def ask(request_id):
     return Request(
         request_id=request_id,
@@ -61,6 +75,7 @@ def test_a_dead_actor_is_known_and_comes_back():
     arm.close()
 
     assert before.status == after.status == "ok"
+    assert (0, 0, 1) == (before.epoch, caught.value.completion.epoch, after.epoch)
     assert before.peak_memory_bytes > 0
     assert caught.value.completion.status == "error"
     assert "process died" in caught.value.completion.error
@@ -68,19 +83,50 @@ def test_a_dead_actor_is_known_and_comes_back():
 
 def test_a_hanging_actor_is_given_up_and_comes_back(monkeypatch):
     """Nobody waits for ever: the request is a timeout, and a restart serves again."""
-    monkeypatch.setattr("canary.arms.ray._HANG_S", 0.5)
+    monkeypatch.setattr("canary.arms.ray.replicas._HANG_S", 0.5)
     specs = {"a": VariantSpec(model="reference")}
     arm = start_ray_arms(specs, build=build, timeout_s=0.5)["a"]
 
-    with pytest.raises(ArmDiedError) as caught:
-        arm.serve(ask("hangs"))
+    with ThreadPoolExecutor(1) as other:
+        asked = other.submit(arm.serve, ask("hangs"))
+        told = arm.describe()
+        with pytest.raises(ArmDiedError) as caught:
+            asked.result()
     arm.restart()
     after = arm.serve(ask("q2"))
+    again = arm.describe()
     arm.close()
 
+    assert caught.value.cause is Cause.DEADLINE
     assert caught.value.completion.status == "timeout"
     assert "over 0.5 s" in caught.value.completion.error
-    assert after.status == "ok"
+    assert ("ok", 1) == (after.status, after.epoch)
+    assert ("scripted", "interleaved") == (told["model"], told["sharing"])
+    assert told["node_id"] == again["node_id"]
+    assert told["pid"] != again["pid"]
+
+
+def test_what_takes_the_place_away_ends_all_arms_and_rebuilds_them(tmp_path):
+    """An answer of an earlier actor is refused; then all arms begin anew, together, and
+    one that dies while it loads gets another try."""
+    specs = {
+        "a": VariantSpec(model="reference"),
+        "b": VariantSpec(model="reference", attention="sliding_window(window=256)"),
+    }
+    arms = start_ray_arms(specs, build=partial(shaky, tmp_path), timeout_s=60.0)
+    first = {name: arm.describe()["pid"] for name, arm in arms.items()}
+    arms["a"]._epoch += 1  # as if its actor were the one before
+
+    with pytest.raises(ArmsLostError, match="stale answer: a is at epoch 1, not 0"):
+        arms["a"].serve(ask("q0"))
+    arms["a"].restart()
+    after = [arm.serve(ask("q0")) for arm in arms.values()]
+    then = {name: arm.describe()["pid"] for name, arm in arms.items()}
+    for arm in arms.values():
+        arm.close()
+
+    assert [("ok", 2), ("ok", 2)] == [(one.status, one.epoch) for one in after]
+    assert not set(first.values()) & set(then.values())
 
 
 def test_a_variant_that_cannot_be_loaded_is_one_sentence():

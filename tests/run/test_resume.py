@@ -156,7 +156,8 @@ def folder(tmp_path):
 
 def leases(folder):
     clock = FakeClock(1000.0)
-    return clock, Lease(folder, wall_clock=clock), Lease(folder, wall_clock=clock)
+    mine, yours = (Lease(folder, wall_clock=clock, boot_clock=clock) for _ in range(2))
+    return clock, mine, yours
 
 
 def test_a_living_lease_keeps_others_out(folder):

@@ -5,13 +5,15 @@ from functools import partial
 
 import pytest
 
-from canary.arms.base import ArmDiedError, Completion
+from canary.arms.base import ArmDiedError, ArmsLostError, Completion
+from canary.arms.causes import Cause
 from canary.arms.local import LocalArm
 from canary.errors import ArmError
 from canary.evidence.journal import Journal, RunFolder, read_segments
-from canary.evidence.observation import Status, from_table
+from canary.evidence.observation import Status
 from canary.evidence.pairs import CONTROL_ARM
 from canary.judge import Ended, judge
+from canary.losses import Losses, losses_so_far
 from canary.policy.model import Policy
 from canary.runner import Runner
 from canary.testing import FakeClock, Quiet, ScriptedVariant
@@ -469,7 +471,7 @@ def test_a_dead_arm_keeps_what_was_answered(tmp_path):
     assert len(stage.rows(DENSE)) == len(stage.rows(WINDOW)) == 5
 
 
-def kill(stage, arm, times, status=Status.ERROR):
+def kill(stage, arm, times, status=Status.ERROR, cause=Cause.PROCESS_DIED):
     """Let an arm's process die, or hang, of request q5, so many times."""
     answer = stage.arms[arm].serve
     deaths = iter(range(times))
@@ -477,7 +479,7 @@ def kill(stage, arm, times, status=Status.ERROR):
     def serve(request):
         if request.request_id == "q5" and next(deaths, None) is not None:
             died = Completion(status=status, service_s=0.3, device="none", error="died")
-            raise ArmDiedError(f"{arm}: died", died)
+            raise ArmDiedError(f"{arm}: died", died, cause)
         return answer(request)
 
     stage.arms[arm].serve = serve
@@ -495,7 +497,7 @@ def test_a_process_that_dies_once_costs_nothing_but_the_attempt(tmp_path):
         assert ["ok"] * 10 == [row["status"] for row in rows]
         assert [1] * 5 + [2] + [1] * 4 == [row["attempt"] for row in rows]
     assert [True] * 6 == [row["warm"] for row in stage.rows(WINDOW) if row["warm"]]
-    assert stage.listener.revivals == [(WINDOW, f"{WINDOW}: died")]
+    assert stage.listener.revivals == [(WINDOW, Cause.PROCESS_DIED)]
 
 
 def test_dying_twice_of_the_same_request_is_the_arms_error(tmp_path):
@@ -516,7 +518,7 @@ def test_dying_twice_of_the_same_request_is_the_arms_error(tmp_path):
 def test_an_arm_that_hangs_is_not_asked_again(tmp_path):
     """It had its time: the request is a timeout, and the arm is started anew."""
     stage = Stage(tmp_path, [policy_of()], plan_of(10))
-    kill(stage, WINDOW, times=1, status=Status.TIMEOUT)
+    kill(stage, WINDOW, times=1, status=Status.TIMEOUT, cause=Cause.DEADLINE)
 
     stage.runner.run()
 
@@ -538,7 +540,7 @@ def test_a_kernel_that_dies_of_long_prompts_is_rolled_back(tmp_path):
             died = Completion(
                 status=Status.ERROR, service_s=0.1, device="none", error="died"
             )
-            raise ArmDiedError(f"{WINDOW}: died", died)
+            raise ArmDiedError(f"{WINDOW}: died", died, Cause.PROCESS_DIED)
         return answer(request)
 
     stage.arms[WINDOW].serve = serve
@@ -550,23 +552,90 @@ def test_a_kernel_that_dies_of_long_prompts_is_rolled_back(tmp_path):
     assert {"ok"} == {row["status"] for row in stage.rows(DENSE)}
 
 
+def lose(stage, arm, times, cause=Cause.NODE_LOST):
+    """Take away what all arms run on, at request q5 and while they come back."""
+    answer, restart = stage.arms[arm].serve, stage.arms[arm].restart
+    losses = iter(range(times))
+
+    def serve(request):
+        if request.request_id == "q5" and next(losses, None) is not None:
+            raise ArmsLostError(f"{cause}: pulled out", arm=arm, cause=cause)
+        return answer(request)
+
+    def again():
+        if next(losses, None) is not None:
+            raise ArmsLostError(f"{cause}: once more", arm=arm, cause=cause)
+        for name in stage.arms:
+            (restart if name == arm else stage.arms[name].restart)()
+
+    stage.arms[arm].serve, stage.arms[arm].restart = serve, again
+
+
+def test_a_lost_node_makes_the_request_void_for_all_arms(tmp_path):
+    """It is no arm's doing: nobody is blamed, all come back, and the run goes on."""
+    stage = Stage(tmp_path, [policy_of()], plan_of(10))
+    lose(stage, WINDOW, times=3)
+
+    played = stage.runner.run()
+
+    for arm in (DENSE, WINDOW):
+        rows = [row for row in stage.rows(arm) if not row["warm"]]
+        assert ["ok"] * 5 + ["void"] + ["ok"] * 4 == [row["status"] for row in rows]
+        assert [0] * 6 + [1] * 4 == [row["epoch"] for row in rows]
+        assert "node lost: pulled out" == rows[5]["error"]
+        assert [1] * 6 == [row["epoch"] for row in stage.rows(arm) if row["warm"]]
+    assert {"node lost": 1} == played.losses.voids
+    assert {DENSE: {"node lost": 1}, WINDOW: {"node lost": 1}} == played.losses.restarts
+    assert [(DENSE, "node lost"), (WINDOW, "node lost")] == stage.listener.revivals
+
+
+def test_a_cluster_that_does_not_come_back_ends_the_run(tmp_path):
+    """Whoever reads it knows what happened; what was answered stays."""
+    stage = Stage(tmp_path, [policy_of()], plan_of(10))
+    lose(stage, WINDOW, times=99)
+
+    with pytest.raises(ArmError, match=r"6 times in a row, .* node lost: once more"):
+        stage.runner.run()
+
+    assert len(stage.rows(DENSE)) == len(stage.rows(WINDOW)) == 5
+
+
+def test_losses_are_counted_across_pauses():
+    """What a run lost before it was resumed stays in its record."""
+    now = Losses()
+    now.restarted("dense", Cause.PROCESS_DIED)
+    now.restarted("window", Cause.NODE_LOST)
+    now.void(Cause.NODE_LOST)
+    earlier = {
+        "restarts": {"dense": {"process died": 2}, "old": {"deadline": 1}},
+        "voids": {"preempted": 1},
+    }
+
+    told = losses_so_far(earlier, now)
+
+    assert {
+        "restarts": {
+            "dense": {"process died": 3},
+            "old": {"deadline": 1},
+            "window": {"node lost": 1},
+        },
+        "voids": {"node lost": 1, "preempted": 1},
+    } == told
+
+
 def test_a_run_goes_on_where_it_stopped(tmp_path):
     """What was recorded is not asked again, and the queue is as it was."""
     slow = ScriptedVariant(service_s=lambda _: 1.5)
     calm = Stage(tmp_path / "calm", [policy_of()], plan_of(9), window=slow)
     calm.runner.run()
-    table = read_segments(calm.folder)
-    known = [
-        [row for row in from_table(table) if row.request_id == f"q{index}"]
-        for index in range(4)
-    ]
+    known = read_segments(calm.folder).slice(0, 4 * 2)
     rest = Stage(tmp_path / "rest", [policy_of()], plan_of(9), window=slow)
     again = Runner(
         [policy_of()],
         plan_of(9),
         rest.arms,
         Journal(rest.folder, clock=rest.clock),
-        earlier=known,
+        earlier=[known],
         clock=rest.clock,
         sleep=rest.clock.sleep,
         listener=rest.listener,

@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from functools import partial
 from itertools import pairwise
@@ -18,6 +19,7 @@ from canary.arms.endpoint.arm import start_endpoint_arms
 from canary.evidence.journal import RunFolder, read_segments
 from canary.policy.load import load_policies
 from canary.prepare import prepare
+from canary.status import RunState, kept_status
 from canary.testing import Quiet
 
 POLICY = """\
@@ -139,6 +141,39 @@ def test_overload_sheds_whole_requests_and_is_no_fair_sample(policy, canary):
     }
     assert 150 == len(statuses)
     assert "void or shed" in done.stdout
+
+
+def test_a_folder_that_goes_away_pauses_sending(policy, canary):
+    """While nothing can be written nothing is sent; what was offered comes later."""
+    cwd = policy(count=200, least="1m")
+    folder = RunFolder(cwd / "run")
+    away = folder.root / "away"
+    seen = []
+
+    def unplug():
+        while not folder.segment(0).exists():
+            time.sleep(0.01)
+        folder.observations.rename(away)
+        while not seen or seen[-1].state is not RunState.PAUSED:
+            time.sleep(0.05)
+            seen.append(kept_status(folder) or seen[-1])
+        time.sleep(1.0)
+        away.rename(folder.observations)
+
+    somebody = threading.Thread(target=unplug)
+    somebody.start()
+    done = canary("run", "policy.yaml", "--out", "run", cwd=cwd)
+    somebody.join()
+
+    assert 4 == done.returncode, done.stderr
+    assert 1 == done.stderr.count("paused, nothing is sent: No such file or directory")
+    assert 1 == done.stderr.count("goes on: what was pending has been written")
+    rows = rows_of(folder.root)
+    ids = list(dict.fromkeys(row["request_id"] for row in rows))
+    assert 200 == len(ids)
+    assert ids == ids_of(rows, "dense") == ids_of(rows, "sparse")
+    arrived_s = [row["arrived_s"] for row in rows]
+    assert sorted(arrived_s) == arrived_s
 
 
 def test_a_queue_counts_as_latency(policy, canary):

@@ -171,7 +171,7 @@ def test_a_status_survives_its_file(folder):
     answer(keeper, clock, 101)
     decision = decision_of()
     keeper.looked(policy_of(), look_of(decision), lambda: decision)
-    keeper.revived("a", "died")
+    keeper.revived("a", "process died")
     keeper.ended(DECIDED)
 
     found = kept_status(folder)
@@ -179,7 +179,7 @@ def test_a_status_survives_its_file(folder):
     assert keeper.status() == found
     assert found.state is RunState.ENDED
     assert (101, 1000, 100.0) == (found.done, found.planned, found.elapsed_s)
-    assert {"a": 1} == found.restarts
+    assert {"a": {"process died": 1}} == found.restarts
     assert 0.5 == found.policies[0].gates[0].progress
     assert "accuracy on contracts" in found.policies[0].gates[0].in_words
     assert "canary.status/1" == json.loads(folder.status_json.read_text())["schema"]
@@ -312,16 +312,18 @@ def test_a_resumed_run_goes_on_counting(folder):
     clock = FakeClock()
     first = keeper_of(folder, clock)
     answer(first, clock, 5, status=Status.TIMEOUT)
-    first.revived("a", "hung")
+    answer(first, clock, 1, done=5, status=Status.VOID, error="node lost: gone")
+    first.revived("a", "deadline")
     first.ended(INTERRUPTED)
     clock.sleep(1000)
 
     second = keeper_of(folder, clock)
-    answer(second, clock, 2, done=5, status=Status.TIMEOUT)
+    answer(second, clock, 2, done=6, status=Status.TIMEOUT)
     found = second.status()
 
     assert {"a": {"timeout": 7}} == found.failures
-    assert {"a": 1} == found.restarts
+    assert {"a": {"deadline": 1}} == found.restarts
+    assert {"node lost": 1} == found.voids
     assert found.wall_s < 10
 
 
@@ -364,6 +366,38 @@ def test_after_kill_9_the_status_says_interrupted(folder):
     assert 0 == told.returncode, told.stderr
     assert "interrupted: 21 of 1,000 requests" in told.stdout
     assert f"canary resume {folder.root}" in told.stdout
+
+
+def test_a_pause_is_shown_at_once_and_ends_with_the_next_word(folder):
+    """Whoever watches sees why nothing is sent, and that it goes on."""
+    clock, eyes = FakeClock(), Eyes()
+    keeper = keeper_of(folder, clock, eyes=eyes)
+    answer(keeper, clock, 3)
+    keeper.paused("the disk is full")
+    paused = kept_status(folder)
+    keeper.paused("the disk is full")
+    keeper.waiting()
+    going = kept_status(folder)
+
+    assert (RunState.PAUSED, "the disk is full") == (paused.state, paused.reason)
+    assert (RunState.RUNNING, None) == (going.state, going.reason)
+
+
+def test_a_status_that_cannot_be_written_stops_nothing(folder):
+    """No evidence depends on the file; what is shown says why the file is old."""
+    clock, eyes = FakeClock(), Eyes()
+    keeper = keeper_of(folder, clock, eyes=eyes)
+    answer(keeper, clock, 3)
+    folder.status_json.unlink()
+    folder.status_json.mkdir()
+    answer(keeper, clock, 30, done=3)
+    broken = keeper.status().unwritten
+    folder.status_json.rmdir()
+    answer(keeper, clock, 30, done=33)
+
+    assert "Is a directory" == broken
+    assert keeper.status().unwritten is None
+    assert kept_status(folder).unwritten is None
 
 
 def test_a_run_that_is_being_resumed_is_warming_up(folder):

@@ -174,6 +174,16 @@ def test_a_trace_begins_again_until_the_end() -> None:
     assert "begins again at its end, 3 rounds in all" in plan.notes
 
 
+def test_text_that_is_sent_again_is_said() -> None:
+    """Made-up prompts are new in each round; recorded text can't be."""
+    rows = [row(n, float(n), text=f"say {n}") for n in range(3)]
+    again = make_plan(trace_of(*rows), [], Selection(loop_for_s=9.0), seed=1)
+    once = make_plan(trace_of(*rows), [], seed=1)
+
+    told = "recorded text is the same in every round"
+    assert [True, False] == [any(told in n for n in p.notes) for p in (again, once)]
+
+
 def test_faster_means_more_rounds() -> None:
     """Rounds fill the run's time, whatever the speed."""
     plan = make_plan(sessions(10, 1), [], Selection(loop_for_s=25.0), seed=1)

@@ -19,6 +19,7 @@ class EndpointArm:
     name: str
     endpoint: Endpoint
     sender: EndpointSender
+    epoch: int = 0
 
     def serve(self, request: Request) -> Completion:
         """Ask now, and wait for the answer; whatever goes wrong is the answer."""

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+_MOST_SESSIONS = 100_000
 # So many requests are sent before the loop may put them on the wire and read answers.
 _AT_ONCE = 1
 
@@ -36,7 +37,7 @@ class Job:
 
 @dataclass(slots=True, kw_only=True)
 class _Session:
-    """One session in one lane. `running` counts the turns that may be sent or are."""
+    """A session with turns to come; `running` counts those that may be sent or are."""
 
     running: int = 0
     ended_s: float = -math.inf
@@ -47,8 +48,9 @@ class _Session:
 class Lane:
     """One arm: how much it is doing, what waits for room, and where its sessions are.
 
-    `freed_s` is when it last had room again after it had none. A session stays known
-    when its turns are over, since nobody says which was the last.
+    `freed_s` is when it last had room again after it had none. When a session's turns
+    are over, it is known when the last ended (`ended_s`), since nobody says whether one
+    more will come; the sessions that have been silent longest are forgotten in the end.
     """
 
     name: str
@@ -56,6 +58,25 @@ class Lane:
     freed_s: float = -math.inf
     queue: deque[tuple[float, Job]] = field(default_factory=deque)
     sessions: dict[str, _Session] = field(default_factory=dict)
+    ended_s: dict[str, float] = field(default_factory=dict)
+
+    def session(self, name: str) -> _Session:
+        """Return a session that has a turn to come."""
+        found = self.sessions.get(name)
+        if found is None:
+            ended_s = self.ended_s.pop(name, -math.inf)
+            found = self.sessions[name] = _Session(ended_s=ended_s)
+        return found
+
+    def rest(self, name: str) -> None:
+        """Keep no more of a session without a turn to come than when it ended."""
+        session = self.sessions[name]
+        if session.running or session.parked:
+            return
+        del self.sessions[name]
+        self.ended_s[name] = session.ended_s
+        if len(self.ended_s) > _MOST_SESSIONS:
+            del self.ended_s[next(iter(self.ended_s))]
 
 
 class Courier(Protocol):
@@ -110,7 +131,7 @@ class Schedule:
             if job.session is None:
                 self._come(job.arrival_s, place, job)
                 continue
-            session = lane.sessions.setdefault(job.session, _Session())
+            session = lane.session(job.session)
             if job.turn and (session.running or session.parked):
                 session.parked.append(job)
             else:
@@ -159,9 +180,10 @@ class Schedule:
                 lane.sessions[job.session].running -= 1
         dropped = {job.index for job, _ in unsent if job.taken is not False}
         for lane in self._lanes:
-            for session in lane.sessions.values():
+            for name, session in list(lane.sessions.items()):
                 dropped |= {job.index for job in session.parked}
                 session.parked.clear()
+                lane.rest(name)
         return dropped
 
     def _follow(self, session: _Session, place: int, job: Job) -> None:
@@ -207,6 +229,7 @@ class Schedule:
         if session.parked and not session.running:
             after = session.parked.popleft()
             self._follow(session, after.lanes.index(lane), after)
+        lane.rest(job.session)
 
     def _give_up(self, now_s: float) -> None:
         for lane in self._lanes:
