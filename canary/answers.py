@@ -1,7 +1,7 @@
 """From what an arm made of a request to the row that is recorded of it."""
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from canary.arms.base import Completion
 from canary.evidence.observation import Observation, Status
@@ -46,13 +46,7 @@ def observation(
     made = completion.generation
     times = _times(made, queue_s)
     return Observation(
-        request_id=request.request_id,
-        arrived_s=request.arrival_s,
-        kind=request.kind,
-        session_id=request.session_id,
-        group=request.group,
-        task=request.task,
-        weight=request.weight,
+        **_of(request),
         arm=arm,
         status=completion.status,
         prompt_tokens=made.prompt_tokens if made else prompt_size(request),
@@ -85,13 +79,7 @@ def observation(
 def unsent(request: Request, arm: str) -> Observation:
     """Return the row of a request that was shed: no arm got it."""
     return Observation(
-        request_id=request.request_id,
-        arrived_s=request.arrival_s,
-        kind=request.kind,
-        session_id=request.session_id,
-        group=request.group,
-        task=request.task,
-        weight=request.weight,
+        **_of(request),
         arm=arm,
         status=Status.SHED,
         prompt_tokens=prompt_size(request),
@@ -110,6 +98,19 @@ def _score(request: Request, made: Generation) -> float | None:
     if made.answer is None or request.kind != "quality":
         return None
     return score(made.answer, request.target, request.scorer)
+
+
+def _of(request: Request) -> dict[str, Any]:
+    """What a row says of the request, whatever came of it."""
+    return {
+        "request_id": request.request_id,
+        "arrived_s": request.arrival_s,
+        "kind": request.kind,
+        "session_id": request.session_id,
+        "group": request.group,
+        "task": request.task,
+        "weight": request.weight,
+    }
 
 
 class _Times(NamedTuple):

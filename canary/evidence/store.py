@@ -275,7 +275,8 @@ def request_begins(table: pa.Table) -> Bools:
     """Return which rows are the first of their request, where whole ones follow."""
     ids = table["request_id"].combine_chunks()
     changes = pc.not_equal(ids[1:], ids[:-1])
-    return np.append(True, np.asarray(changes, dtype=bool))
+    begins = np.append(True, np.asarray(changes, dtype=bool))
+    return begins[: table.num_rows]  # nothing begins in an empty one
 
 
 def _texts(table: pa.Table, name: str) -> npt.NDArray[np.object_]:

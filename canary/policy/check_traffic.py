@@ -1,6 +1,7 @@
 """What must hold between the traffic of a policy and the rest of it."""
 
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 from canary.errors import Fault
 from canary.policy.model import Gate, VariantSpec, regime_names
@@ -45,6 +46,12 @@ def endpoint_faults(
     """Yield what only servers, or only models of ours, may have."""
     for role, spec in (("baseline", baseline), ("candidate", candidate)):
         if spec.is_endpoint:
+            if _says_too_much(spec.model):
+                message = (
+                    "an address ends with its path, and holds no user, password or "
+                    "key; name the environment variable of the key in api_key_env"
+                )
+                yield document.fault(f"{role}.model", message)
             if spec.served_model is None:
                 message = "a server must be asked by a name; write served_model: NAME"
                 yield document.fault(role, message)
@@ -62,6 +69,11 @@ def endpoint_faults(
             "write servers for both, or models for both"
         )
         yield document.fault("candidate.model", message)
+
+
+def _says_too_much(address: str) -> bool:
+    parts = urlsplit(address)
+    return "@" in parts.netloc or bool(parts.query or parts.fragment)
 
 
 def place_faults(

@@ -25,7 +25,8 @@ def traffic_sentences(policy: Policy) -> list[str]:
         over["shed"] = "a request that finds that many is sent to no arm, and counted"
         told.append(
             f"A server gets at most {traffic.max_in_flight:,} requests at a time; "
-            f"{over[traffic.on_overload]}."
+            f"{over[traffic.on_overload]}. One that waits for "
+            f"{duration_text(traffic.timeout_s)} is never sent and has failed, too."
         )
     return told
 

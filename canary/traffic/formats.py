@@ -17,7 +17,7 @@ from canary.errors import TrafficError
 from canary.traffic.detection import detected, head_of, line_format, shown
 from canary.traffic.lines import LineFile, file_sha256, open_bytes
 from canary.traffic.named import check_columns
-from canary.traffic.names import COLUMNS, FORMATS, NAMED_FORMATS
+from canary.traffic.names import COLUMNS, FORMATS, LENGTHS_ONLY, NAMED_FORMATS
 from canary.traffic.parquet import PARQUET_MAGIC, parquet_rows
 from canary.traffic.rows import LineFormat, RawRow, RowError, RowParser
 from canary.traffic.servegen import read_client, sample
@@ -170,6 +170,7 @@ class _Reading:
         if self.format in ("auto", "parquet") and self._is_parquet(path):
             self._agree(path, "parquet")
             self.hashes.append(file_sha256(path))
+            self.taking.quotes = False
             for number, read, record in parquet_rows(path, self._columns):
                 self.taking.take(path, number, record, read)
             return
@@ -209,6 +210,7 @@ class _Reading:
         first: Sequence[bytes],
     ) -> None:
         self.kind = self.kind or line_format(self.format, self._columns)
+        self.taking.quotes = self.format in LENGTHS_ONLY
         parse = _started(lines.path, self.kind, head[0][0], first)
         numbered = chain(head[1:] if self.kind.has_header else head, rest)
         for number, line in numbered:

@@ -117,11 +117,11 @@ def render_inspection(found: dict[str, Any]) -> str:
         f"rate      {_or_unknown(rate, form)}",
         f"gap CV    {_or_unknown(cv, '{:.1f} (1 = Poisson)')}",
         f"reuse     {_or_unknown(reuse, '{:.1%} of prompt blocks')}",
-        f"{'tokens':10}{'p50':>9}{'p90':>9}{'p99':>9}{'max':>9}",
+        f"{'tokens':10}{'p50':>9} {'p90':>9} {'p99':>9} {'max':>9}",
     ]
     for name in ("prompt", "output"):
         spread = found[f"{name}_tokens"]
-        told = "".join(f"{value:>9,}" for value in spread.values()) if spread else ""
+        told = " ".join(f"{value:>9,}" for value in spread.values()) if spread else ""
         about = (
             " (estimated)" if name == "prompt" and found["estimated_lengths"] else ""
         )

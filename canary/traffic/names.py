@@ -14,6 +14,9 @@ FORMATS = (
     "parquet",
     "ingress",
 )
+LENGTHS_ONLY = ("azure", "mooncake", "bailian", "burstgpt", "tracelab", "servegen")
+"""Those that are published without anybody's text."""
+
 NAMED_FORMATS = ("csv", "jsonl", "parquet")
 """Those whose columns the user may name."""
 

@@ -31,7 +31,8 @@ class BadRow:
 class Taking:
     """Takes the lines of one trace, file after file.
 
-    `left_out` counts sound rows that are not replayed, by the reason.
+    `left_out` counts sound rows that are not replayed, by the reason. A broken row is
+    quoted unless it may hold somebody's text, which belongs in no message.
     """
 
     def __init__(self) -> None:
@@ -41,6 +42,7 @@ class Taking:
         self.bad: list[BadRow] = []
         self.bad_count = 0
         self.left_out: Counter[str] = Counter()
+        self.quotes = True
 
     def take(
         self,
@@ -58,7 +60,9 @@ class Taking:
         except RowError as error:
             self.bad_count += 1
             if len(self.bad) < BAD_ROWS_KEPT:
-                reason = f"{error} in {shown(record)}"
+                reason = str(error)
+                if self.quotes:
+                    reason += f" in {shown(record)}"
                 self.bad.append(BadRow(line=number, reason=reason, path=path))
         except LeftOutError as error:
             self.left_out[str(error)] += 1

@@ -38,6 +38,12 @@ def folder(tmp_path):
     return run
 
 
+@pytest.fixture(autouse=True)
+def soon(monkeypatch):
+    """Put eight segments together, not 64, so that a test commits less often."""
+    monkeypatch.setattr(segments, "_TOGETHER", 8)
+
+
 def write(folder, count, *, first=0):
     """Commit so many requests, each on its own."""
     journal = Journal(folder, clock=FakeClock(), every_s=0.0)
@@ -59,52 +65,52 @@ def files(folder):
 
 
 def test_small_segments_become_one(folder):
-    """After 64 commits there is one file, and the rows are where they were."""
-    write(folder, 66)
+    """After eight commits there is one file, and the rows are where they were."""
+    write(folder, 10)
 
     assert [
-        "part-000000-000063.parquet",
-        "part-000064.parquet",
-        "part-000065.parquet",
+        "part-000000-000007.parquet",
+        "part-000008.parquet",
+        "part-000009.parquet",
     ] == files(folder)
-    assert names(66) == ids(folder)
+    assert names(10) == ids(folder)
 
 
 def test_a_long_run_has_few_files_and_a_small_manifest(folder, monkeypatch):
     """Whatever its length: some of each size, and full ones that stay as they are."""
-    monkeypatch.setattr(segments, "_TOGETHER", 4)
-    monkeypatch.setattr(segments, "_FULL_ROWS", 100)
+    monkeypatch.setattr(segments, "_TOGETHER", 3)
+    monkeypatch.setattr(segments, "_FULL_ROWS", 30)
     most = 0
     journal = Journal(folder, clock=FakeClock(), every_s=0.0)
-    for number in range(250):
+    for number in range(80):
         journal.append(observe(arm="a", arrived_s=[0.0], request_id=f"r{number}"))
         most = max(most, len(files(folder)))
 
     listed = json.loads(folder.manifest.read_text())["segments"]
-    assert names(250) == ids(folder)
-    assert most <= 4 + 3 * 4
+    assert names(80) == ids(folder)
+    assert most <= 2 + 3 * 3
     assert len(files(folder)) == len(listed)
-    assert [100, 100, 16, 16, 16, 1, 1] == [each["rows"] for each in listed]
+    assert [30, 30, 9, 9, 1, 1] == [each["rows"] for each in listed]
 
 
 def test_a_run_goes_on_with_what_was_merged(folder):
     """The next runner counts on after the last commit in a merged segment."""
-    write(folder, 64)
+    write(folder, 8)
 
-    write(folder, 3, first=64)
+    write(folder, 3, first=8)
 
-    assert names(67) == ids(folder)
-    assert "part-000066.parquet" == files(folder)[-1]
+    assert names(11) == ids(folder)
+    assert "part-000010.parquet" == files(folder)[-1]
 
 
 @pytest.mark.parametrize("step", ["merged", "listed"])
 def test_what_a_crash_leaves_is_ignored_and_then_removed(folder, step):
     """Before the manifest changes the small ones count, afterwards the large one."""
-    write(folder, 63)
+    write(folder, 7)
     before = {path: path.read_bytes() for path in folder.observations.iterdir()}
-    write(folder, 1, first=63)
+    write(folder, 1, first=7)
     if step == "merged":
-        last = folder.segment(63)
+        last = folder.segment(7)
         write_single(folder, last)
         before[last] = last.read_bytes()
         last.unlink()
@@ -114,28 +120,27 @@ def test_what_a_crash_leaves_is_ignored_and_then_removed(folder, step):
         path.write_bytes(content)
     left = files(folder)
 
-    assert names(64) == ids(folder)
-    write(folder, 1, first=64)
-    assert len(left) > 60
-    assert names(65) == ids(folder)
-    assert all("0000" in name for name in files(folder))
+    assert names(8) == ids(folder)
+    write(folder, 1, first=8)
+    assert len(left) >= 8
+    assert names(9) == ids(folder)
     listed = json.loads(folder.manifest.read_text())["segments"]
     assert [each["file"] for each in listed] == files(folder)
 
 
 def write_single(folder, path):
-    table = read_segments(folder).slice(63)
+    table = read_segments(folder).slice(7)
     path.write_bytes(segments.packed(table))
 
 
 def test_a_damaged_segment_is_not_merged(folder):
     """Merging would give a changed segment a new hash, and nobody would ever know."""
-    write(folder, 60)
-    path = folder.segment(7)
+    write(folder, 7)
+    path = folder.segment(3)
     path.write_bytes(path.read_bytes()[:-1] + b"x")
 
-    with pytest.raises(ObservationError, match=r"part-000007.*not what the manifest"):
-        write(folder, 10, first=60)
+    with pytest.raises(ObservationError, match=r"part-000003.*not what the manifest"):
+        write(folder, 3, first=7)
 
 
 def test_a_gap_in_the_manifest_is_an_error(folder):
@@ -162,16 +167,16 @@ def test_a_damaged_manifest_is_one_sentence(folder):
 
 def test_a_reader_that_is_slow_sees_each_row_once(folder):
     """What is merged away under a reader is found again at the same row."""
-    write(folder, 40)
+    write(folder, 14)
     reader = iter_segments(folder)
-    seen = [next(reader) for _ in range(10)]
+    seen = [next(reader) for _ in range(3)]
 
-    write(folder, 60, first=40)
+    write(folder, 20, first=14)
     seen += reader
 
     found = [name for table in seen for name in table["request_id"].to_pylist()]
     assert names(len(found)) == found
-    assert len(found) >= 40
+    assert len(found) >= 14
 
 
 @pytest.mark.slow

@@ -1,13 +1,12 @@
 """Runs on disks that are full, read-only or failing: nothing lost, nothing twice.
 
 A full disk and a read-only one are real ones, small and in memory, where this machine
-lets tests mount them. That a file may not grow is a limit of this very process. No
-real disk fails every third time, so that one is made where Python calls the system.
+lets tests mount them. A folder goes away as an unmounted share does. No real disk fails
+every seventh time, so that one is made where Python calls the system.
 """
 
 import errno
 import os
-import resource
 import subprocess
 from contextlib import suppress
 from functools import partial
@@ -83,12 +82,12 @@ class Patient(FakeClock):
 class Play:
     """One run in a folder; `serves` is the clock at each answer."""
 
-    def __init__(self, path, *, after_s=30, mend=lambda: None, breaks=None):
+    def __init__(self, path, *, after_s=30, mend=lambda: None, breaks=()):
         self.folder = RunFolder(path)
         self.listener = Quiet()
         self.clock = Patient(self.listener, after_s=after_s, mend=mend)
         self.served_s = []
-        self._breaks = breaks or {}
+        self.breaks = dict(breaks)
 
     def run(self, earlier=()):
         """Play the plan, or the rest of it."""
@@ -112,7 +111,7 @@ class Play:
     def _build(self, spec):
         def service_s(request):
             self.served_s.append(self.clock())
-            self._breaks.get((spec.attention == "dense", request.seed), int)()
+            self.breaks.get((spec.attention == "dense", request.seed), int)()
             return (request.seed * 7919 % 31 + 1) / 100
 
         return ScriptedVariant(service_s=service_s, right=lambda r: r.seed % 9 != 0)
@@ -188,19 +187,14 @@ def test_a_read_only_disk_pauses_a_run(calm, small_disk):
 
 
 @pytest.fixture
-def forbid_growth():
-    """Give what forbids this process to write into files, for the rest of the test."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-@pytest.fixture
-def waited_too_long(forbid_growth, tmp_path):
-    """A run that ended since it could write nothing any more, and what it said."""
-    play = Play(tmp_path / "run", breaks={(True, 120): forbid_growth})
+def waited_too_long(tmp_path):
+    """A run whose folder went away until it ended, and what it said."""
+    play = Play(tmp_path / "run")
+    there, away = play.folder.observations, play.folder.root / "away"
+    play.breaks[True, 120] = partial(there.rename, away)
     with pytest.raises(StorageError) as caught:
         play.run()
+    away.rename(there)
     return play, str(caught.value)
 
 
@@ -209,7 +203,7 @@ def test_a_run_that_waited_too_long_ends_in_order(waited_too_long):
     play, told = waited_too_long
 
     assert 1 == len(told.splitlines())
-    assert "nothing could be written for 1 min (the file size limit is reached)" in told
+    assert "nothing could be written for 1 min (No such file or directory)" in told
     assert f"canary resume {play.folder.root}" in told
     assert pytest.approx(PATIENCE_S, abs=6) == len(play.listener.pauses)
     assert "interrupted" == play.listener.reason
@@ -218,10 +212,6 @@ def test_a_run_that_waited_too_long_ends_in_order(waited_too_long):
 def test_a_run_that_waited_too_long_can_be_resumed(calm, waited_too_long):
     """What it had recorded is still there, and what comes after is as on a calm day."""
     play, _ = waited_too_long
-    resource.setrlimit(
-        resource.RLIMIT_FSIZE,
-        (resource.RLIM_INFINITY, resource.getrlimit(resource.RLIMIT_FSIZE)[1]),
-    )
     kept = read_segments(play.folder)
 
     Play(play.folder.root).run(earlier=[kept])

@@ -239,6 +239,8 @@ SERVER_CHANGES = [
     ("'http://sparse:8000/v1', served_model: llama", "reference"),
     ("'http://sparse:8000/v1'", "'http://dense:8000/v1'"),
     ("'http://sparse:8000/v1'", "'http://sparse:8000/v1', attention: dense"),
+    ("http://sparse", "http://me:pa55word@sparse"),
+    ("sparse:8000/v1", "sparse:8000/v1?key=pa55word"),
     ("source: trace.csv", "source: trace.csv, on_overload: drop"),
 ]
 
@@ -255,6 +257,7 @@ def test_what_servers_can_not_be_asked_is_one_sentence(
     names = [variant_name(load_policy(write(SERVERS)).candidate)]
     assert ["llama@sparse:8000"] == names
     golden("servers.txt", "\n".join(lines) + "\n")
+    assert "pa55word" not in "".join(line for line in lines if line[0] == " ")
 
 
 def test_what_is_no_policy_at_all_is_said_in_one_sentence(

@@ -80,6 +80,7 @@ def test_what_is_recalled_goes_on_as_if_nothing_had_happened(seed):
         service_s=services[:25],
         session_id=[one.session_id for one in plan[:25]],
     )
+    resumed.recall(to_table([]), plan)
     resumed.recall(to_table(rows[:10]), plan)
     resumed.recall(to_table(rows[10:]), plan, first=10)
 

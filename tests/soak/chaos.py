@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # or Ray leaves a token at home
@@ -124,6 +125,7 @@ class Chaos(Quiet):
     def answered(self, *, done, planned, rows, lag_s):
         """Strike somewhat later, in the middle of something."""
         super().answered(done=done, planned=planned, rows=rows, lag_s=lag_s)
+        self.settle()
         # Whoever owns the cluster puts another machine where one went away.
         lacks = WORKER_NODES - len(self._cluster.worker_nodes)
         if lacks and "node" in self._kills.values():
@@ -152,13 +154,14 @@ class Chaos(Quiet):
             for info in infos:
                 info.process.kill()
         for one in facts[1:]:
-            os.kill(int(one["pid"]), signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it may follow its node by itself
+                os.kill(int(one["pid"]), signal.SIGKILL)
         self._cluster.worker_nodes.remove(victim)
 
     def settle(self):
-        """Wait for the last strike."""
-        for thread in self._threads:
-            thread.join()
+        """Wait for the last strike: what it hits recovers long before the next."""
+        while self._threads:
+            self._threads.pop().join()
 
 
 def add_node(cluster):

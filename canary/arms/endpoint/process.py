@@ -108,6 +108,10 @@ class _Dispatcher(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
         self._over.set()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._early, self._lanes = [], []
+        self._schedule.drop()
 
     def data_received(self, data: bytes) -> None:
         for head, body in self._unpacker.feed(data):
