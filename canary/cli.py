@@ -1,5 +1,5 @@
-"""The command line: with `canary.cli_plan`, `canary.cli_runs` and `canary.cli_ingress`
-all that prints, exits and wires together.
+"""The command line: with the other `canary.cli_...` modules all that prints, exits and
+wires together.
 
 Commands import what they need when they are called: `canary validate` must not wait
 for torch, nor `canary --help` for anything.
@@ -18,7 +18,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from canary import __version__, cli_ingress, cli_plan, cli_runs
+from canary import (
+    __version__,
+    cli_ingress,
+    cli_plan,
+    cli_replay,
+    cli_runs,
+    cli_submit,
+)
 from canary.cli_plan import PolicyFiles, load_for_run
 from canary.cli_runs import AsJson, RunArgument, finish
 from canary.errors import CanaryError, ExitCode, UsageError
@@ -26,8 +33,11 @@ from canary.errors import CanaryError, ExitCode, UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from canary.decision import Decision
     from canary.evidence.journal import RunFolder
     from canary.experiment import Place
+    from canary.hooks import Messenger
+    from canary.keeper import Screen
     from canary.policy.model import Policy
     from canary.policy.traffic import Traffic
     from canary.watches import Listener
@@ -42,13 +52,14 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-replay = typer.Typer(no_args_is_help=True, help="Look at traffic before replaying it.")
-app.add_typer(replay, name="replay")
+app.add_typer(cli_replay.app, name="replay")
 app.add_typer(cli_plan.app)
 app.add_typer(cli_runs.app)
 app.add_typer(cli_ingress.app)
+app.add_typer(cli_submit.app)
 
 IN_PROCESS = "in this process"
+_LONGEST_SLEEP_S = 10.0
 
 Address = Annotated[
     str | None, typer.Option(help="A Ray cluster; default RAY_ADDRESS, else local.")
@@ -69,24 +80,11 @@ def run(
     seed: Annotated[int, typer.Option(help="Seeds the plan.", min=0)] = 0,
 ) -> None:
     """Send the same traffic through all variants and judge every policy."""
-    from canary import experiment
     from canary.evidence.journal import RunFolder
-    from canary.prepare import prepare
 
     loaded = load_for_run(policies)
-    prepared = prepare(loaded, seed=seed)
-    name = loaded[0].name if len(loaded) == 1 else "run"
-    stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-    folder = RunFolder(out or Path("reports") / f"{name}-{stamp}")
-    with _interruptible(folder), ExitStack() as stack:
-        place = _place(stack, loaded, address=address, local=local)
-        decisions = experiment.execute(
-            prepared,
-            folder,
-            place,
-            command=shlex.join(["canary", *sys.argv[1:]]),
-            listener=_listener(stack, folder, loaded),
-        )
+    folder = RunFolder(out or new_folder(loaded))
+    decisions = _begin(folder, loaded, seed=seed, address=address, local=local)
     finish(folder, loaded, decisions)
 
 
@@ -99,16 +97,50 @@ def resume(
     """Go on with a run that was interrupted, by Ctrl-C, a crash or a reboot."""
     from canary import experiment
     from canary.evidence.journal import RunFolder
-    from canary.record import read_run
 
     folder = RunFolder(run_folder)
-    local = local or (address is None and read_run(folder)["where"] == IN_PROCESS)
     policies = experiment.kept_policies(folder)
-    with _interruptible(folder), ExitStack() as stack:
-        place = _place(stack, policies, address=address, local=local)
-        listener = _listener(stack, folder, policies)
-        decisions = experiment.resume(folder, place, listener=listener)
+    decisions = _go_on(folder, policies, address=address, local=local)
     finish(folder, policies, decisions)
+
+
+@app.command()
+def attempt(
+    run_folder: RunArgument,
+    policies: PolicyFiles,
+    *,
+    address: Address = None,
+    local: Local = False,
+    seed: Annotated[int, typer.Option(help="Seeds the plan.", min=0)] = 0,
+) -> None:
+    """Begin a run or go on with it, for job systems that try again what fails.
+
+    Exits with 0 once the run has ended, whatever the verdict, or was stopped with
+    `canary stop`: then there is nothing to try again.
+    """
+    from canary.evidence.journal import RunFolder
+    from canary.experiment import kept_policies
+    from canary.orders import stop_file
+    from canary.record import read_run
+    from canary.watches import INTERRUPTED
+
+    folder = RunFolder(run_folder)
+    loaded = load_for_run(policies)
+    if folder.run_json.exists():
+        _await_lease(folder)
+        if read_run(folder)["policies"] != {one.name: one.sha256 for one in loaded}:
+            raise UsageError(
+                f"{run_folder}: was begun with other policies than these; put them "
+                "back as they were, or name another folder"
+            )
+        loaded = kept_policies(folder)
+        decisions = _go_on(folder, loaded, address=address, local=local)
+    else:
+        decisions = _begin(folder, loaded, seed=seed, address=address, local=local)
+    if read_run(folder)["ended"] == INTERRUPTED and not stop_file(folder).exists():
+        finish(folder, loaded, decisions)
+    for decision in decisions:
+        typer.echo(f"{decision.policy}: {decision.verdict}")
 
 
 @app.command()
@@ -144,58 +176,6 @@ def doctor(as_json: AsJson = False) -> None:
     raise typer.Exit(ExitCode.PROMOTE if found.agrees else ExitCode.INVALID)
 
 
-@replay.command()
-def inspect(
-    trace: Annotated[
-        str, typer.Argument(metavar="TRACE", help="A file, glob, folder or URL.")
-    ],
-    *,
-    as_json: AsJson = False,
-    format_name: Annotated[
-        str, typer.Option("--format", help="auto, or the name of a format.")
-    ] = "auto",
-    columns: Annotated[
-        str, typer.Option(help="What is what: arrival=ts,prompt_tokens=tokens_in.")
-    ] = "",
-    picture: Annotated[
-        Path | None, typer.Option(help="Draw it too: FILE.png or FILE.svg.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seeds what is drawn.", min=0)] = 0,
-) -> None:
-    """Say what a trace holds: rows, lengths, regimes, burstiness, warnings."""
-    from canary.planning.chart import refuse_kind
-    from canary.policy.model import DEFAULT_REGIMES_TOKENS
-    from canary.traffic.formats import read_trace
-    from canary.traffic.inspect import inspect_trace, render_inspection
-
-    if picture is not None:
-        refuse_kind(picture)
-    read = read_trace(trace, format=format_name, columns=_columns(columns), seed=seed)
-    found = inspect_trace(read, DEFAULT_REGIMES_TOKENS)
-    if picture is not None:
-        from canary.traffic.picture import draw_inspection
-
-        draw_inspection(read, DEFAULT_REGIMES_TOKENS, picture)
-    if as_json:
-        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
-    else:
-        typer.echo(render_inspection(found))
-
-
-def _columns(text: str) -> dict[str, str]:
-    """Read ``arrival=ts,prompt_tokens=tokens_in``."""
-    found: dict[str, str] = {}
-    for part in filter(None, text.split(",")):
-        name, equals, column = (piece.strip() for piece in part.partition("="))
-        if not (name and equals and column) or name in found:
-            raise UsageError(
-                f"--columns: {part!r} is not NAME=COLUMN, or NAME stands twice; write "
-                "--columns arrival=ts,prompt_tokens=tokens_in"
-            )
-        found[name] = column
-    return found
-
-
 @app.callback(invoke_without_command=True)
 def options(
     version: Annotated[bool, typer.Option("--version", help="Print it.")] = False,
@@ -206,23 +186,120 @@ def options(
         raise typer.Exit
 
 
+def _await_lease(folder: "RunFolder") -> None:
+    """Wait until a lease whose owner was lost with its machine has expired."""
+    from canary.evidence.lease import LEASE_S, Lease
+
+    lease = Lease(folder, wall_clock=time.time)
+    until_s = time.monotonic() + LEASE_S + 1
+    if lease.is_taken():
+        typer.echo(f"{folder.root}: waiting for its last owner to be gone", err=True)
+    while lease.is_taken() and time.monotonic() < until_s:
+        time.sleep(1)
+
+
+def new_folder(policies: "tuple[Policy, ...]") -> Path:
+    """Return where a run goes if nobody says: a name that tells it from others."""
+    name = policies[0].name if len(policies) == 1 else "run"
+    stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+    return Path("reports") / f"{name}-{stamp}"
+
+
+def _begin(
+    folder: "RunFolder",
+    policies: "tuple[Policy, ...]",
+    *,
+    seed: int,
+    address: str | None,
+    local: bool,
+) -> "tuple[Decision, ...]":
+    from canary import experiment
+    from canary.hooks import refuse_unready
+    from canary.prepare import prepare
+
+    refuse_unready(policies)
+    folder.refuse_if_used()
+    prepared = prepare(policies, seed=seed)
+    with _interruptible(folder):
+        _await_start(policies[0])
+        with ExitStack() as stack:
+            place = _place(stack, policies, address=address, local=local)
+            listener, messenger = _listener(stack, folder, policies, place)
+            decisions = experiment.execute(
+                prepared,
+                folder,
+                place,
+                command=shlex.join(["canary", *sys.argv[1:]]),
+                listener=listener,
+            )
+        messenger.settle(decisions)
+    return decisions
+
+
+def _go_on(
+    folder: "RunFolder",
+    policies: "tuple[Policy, ...]",
+    *,
+    address: str | None,
+    local: bool,
+) -> "tuple[Decision, ...]":
+    from canary import experiment
+    from canary.hooks import refuse_unready
+    from canary.record import read_run
+
+    refuse_unready(policies)
+    local = local or (address is None and read_run(folder)["where"] == IN_PROCESS)
+    with _interruptible(folder):
+        with ExitStack() as stack:
+            place = _place(stack, policies, address=address, local=local)
+            listener, messenger = _listener(stack, folder, policies, place)
+            decisions = experiment.resume(folder, place, listener=listener)
+        messenger.settle(decisions)
+    return decisions
+
+
+def _await_start(policy: "Policy") -> None:
+    """Wait for the time at which a policy lets its run begin, and say so."""
+    start_s = policy.schedule.start_unix_s
+    if start_s is None or start_s <= time.time():
+        return
+    _stop_in_order()
+    typer.echo(f"waiting until {policy.schedule.start} to begin", err=True)
+    # A machine may sleep, and its clock be set, meanwhile.
+    while (left_s := start_s - time.time()) > 0:
+        time.sleep(min(left_s, _LONGEST_SLEEP_S))
+
+
 def _listener(
-    stack: ExitStack, folder: "RunFolder", policies: "tuple[Policy, ...]"
-) -> "Listener":
-    """Show the run while it goes on, here and to `canary watch`."""
+    stack: ExitStack,
+    folder: "RunFolder",
+    policies: "tuple[Policy, ...]",
+    place: "Place",
+) -> "tuple[Listener, Messenger]":
+    """Show the run while it goes on, here and to `canary watch`; tell its verdicts."""
     from rich.console import Console
 
+    from canary import live
+    from canary.hooks import Messenger
     from canary.keeper import StatusKeeper
-    from canary.live import Screen
 
-    screen = Screen(Console(stderr=True), clock=time.monotonic)
-    return StatusKeeper(
+    console = Console(stderr=True)
+    shown = stack.enter_context(live.Screen(console, clock=time.monotonic))
+    screen: Screen = shown
+    if place.on_ray:
+        from canary.arms.gauges import Gauges
+
+        screen = Gauges(shown, clock=time.monotonic)
+    messenger = Messenger(folder, policies, say=shown.say)
+    listener = StatusKeeper(
         folder,
         policies,
-        screen=stack.enter_context(screen),
+        screen=screen,
         clock=time.monotonic,
         wall_clock=time.time,
+        tell=messenger.tell,
     )
+    return listener, messenger
 
 
 def _place(
@@ -254,7 +331,8 @@ def _place(
         ) from error
     where = stack.enter_context(ray_cluster(address))
     _stop_in_order()
-    return Place(where=where, start_arms=partial(start_ray_arms, build=build))
+    start = partial(start_ray_arms, build=build)
+    return Place(where=where, start_arms=start, on_ray=True)
 
 
 def _elsewhere(traffic: "Traffic", address: str | None) -> "Place":

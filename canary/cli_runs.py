@@ -95,14 +95,38 @@ def runs(
     folder: Annotated[
         Path, typer.Argument(metavar="[FOLDER]", help="Where to look.")
     ] = Path("reports"),
+    *,
     as_json: AsJson = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Make room: say what would go.")
+    ] = False,
+    older_than: Annotated[
+        str | None,
+        typer.Option(help="Prune raw observations of runs this old, as in 30d."),
+    ] = None,
+    keep_bytes: Annotated[
+        str | None,
+        typer.Option(help="Prune until no more than this is left, as in 10GiB."),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Really prune.")] = False,
 ) -> None:
-    """List the runs below a folder with their verdicts, the newest first."""
+    """List the runs below a folder with their verdicts, the newest first.
+
+    With --prune, raw observations go before decisions and reports, and a run that
+    somebody is running never does.
+    """
     from rich.console import Console
 
     from canary.history import list_runs
     from canary.live import render_runs
 
+    if prune:
+        _prune(folder, older_than, keep_bytes, yes=yes)
+        return
+    if older_than or keep_bytes or yes:
+        raise UsageError(
+            "--older-than, --keep-bytes and --yes are about --prune; add it"
+        )
     found = list_runs(folder, wall_clock=time.time)
     if as_json:
         _print_json([entry.to_dict() for entry in found])
@@ -110,6 +134,34 @@ def runs(
         Console().print(render_runs(found))
     else:
         typer.echo(f"{folder}: no runs here; `canary run POLICY` makes one")
+
+
+def _prune(
+    folder: Path, older_than: str | None, keep_bytes: str | None, *, yes: bool
+) -> None:
+    from canary.pruning import age_s, plan_pruning, prune, size_bytes
+
+    if older_than is None and keep_bytes is None:
+        raise UsageError(
+            "--prune: say what may stay with --older-than 30d, --keep-bytes 10GiB or "
+            "both"
+        )
+    removals = plan_pruning(
+        folder,
+        older_than_s=None if older_than is None else age_s(older_than),
+        keep_bytes=None if keep_bytes is None else size_bytes(keep_bytes),
+        wall_clock=time.time,
+    )
+    for removal in removals:
+        size = f"{removal.size_bytes / 1e6:,.1f} MB"
+        typer.echo(f"{removal.folder.root}: {removal.part}, {size}, {removal.why}")
+    if not removals:
+        typer.echo(f"{folder}: nothing to prune")
+    elif yes:
+        prune(removals, wall_clock=time.time)
+        typer.echo("Pruned.")
+    else:
+        typer.echo("Nothing was removed yet; add --yes to remove it.")
 
 
 @app.command()
@@ -184,12 +236,14 @@ def _decide(paths: "Sequence[Path]", policies: "Sequence[Policy]") -> "list[Deci
     from canary.evidence.journal import RunFolder
     from canary.evidence.reading import Shards
     from canary.judge import judge as decide
-    from canary.record import ended_of, ended_together, read_run
+    from canary.record import ended_of, ended_together, read_run, refuse_pruned
 
     for path in paths:
         if not path.exists():
             raise UsageError(f"{path}: no such file or folder; name what was recorded")
     records = [read_run(RunFolder(path)) if path.is_dir() else {} for path in paths]
+    for record, path in zip(records, paths, strict=True):
+        refuse_pruned(RunFolder(path), record)
     observations = Shards(paths)
     names = [
         record.get("run", path.name)

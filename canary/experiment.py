@@ -30,19 +30,27 @@ from canary.evidence.observation import SCHEMA, Observation
 from canary.evidence.reading import read_observations
 from canary.judge import Ended, judge
 from canary.losses import losses_so_far
+from canary.orders import Orders, stop_file
 from canary.overrides import last_overrides
 from canary.policy.load import load_policies
-from canary.policy.model import Policy, VariantSpec, variant_name
-from canary.policy.traffic import LoadTarget
+from canary.policy.model import Policy, VariantSpec
 from canary.prepare import Prepared, prepare
-from canary.record import ended_of, new_record, read_run, write_run
+from canary.record import (
+    ended_of,
+    new_record,
+    read_run,
+    refuse_pruned,
+    repeat_of,
+    write_run,
+)
 from canary.report import ReportData, render_html, render_markdown
 from canary.runner import Runner
 from canary.side_by_side import SideBySide
+from canary.status import known_wall_s
 from canary.traffic.live import LiveFeed, LiveTraffic
 from canary.traffic.plan import with_speed
 from canary.traffic.request import Plan
-from canary.warmup import speed_for, warm_up
+from canary.warmup import at_speed, warm_up
 from canary.watches import INTERRUPTED, Doubts, Listener, arms_of
 
 _WARM_UP_REQUESTS = 12
@@ -65,6 +73,7 @@ class Place:
 
     where: str
     start_arms: StartArms
+    on_ray: bool = False
     clock: Clock = time.perf_counter
     wall_clock: Clock = time.time
     sleep: Callable[[float], None] = time.sleep
@@ -88,7 +97,7 @@ def execute(
     with _started(prepared, place) as arms:
         warm = warm_up(arms, prepared.plan, _WARM_UP_REQUESTS)
         _refuse_silent_servers(arms, warm)
-        plan = _at_speed(prepared, warm)
+        plan = at_speed(prepared, warm)
         folder.create()  # not earlier: what fails until here leaves nothing behind
         _keep_policies(folder, prepared.policies)
         with _writing(folder, place) as journal:
@@ -110,7 +119,13 @@ def execute(
                 live = _live_feed(prepared.live, record, place)
             write_run(folder, record)
             given = _Given(
-                prepared.policies, plan, arms, journal, prepared.doubts, live=live
+                folder,
+                prepared.policies,
+                plan,
+                arms,
+                journal,
+                prepared.doubts,
+                live=live,
             )
             runner = _runner(given, place, run=record["run"], listener=listener)
             _finish(folder, record, runner, given)
@@ -132,6 +147,7 @@ def resume(
         ArmError: As `execute`.
     """
     record = read_run(folder)
+    refuse_pruned(folder, record)
     policies = kept_policies(folder)
     if record.get("ended") not in (None, INTERRUPTED):
         return conclude(folder, policies)
@@ -144,7 +160,8 @@ def resume(
             f"{folder.root}: its trace or validation sets have changed since it began; "
             "put them back as they were, or start a new run"
         )
-    with _writing(folder, place) as journal, _started(prepared, place) as arms:
+    waited = _writing(folder, place, elapsed_s=known_wall_s(folder, record))
+    with waited as journal, _started(prepared, place) as arms:
         journal.append(warm_up(arms, plan, _WARM_UP_REQUESTS))
         live = None
         if prepared.live is not None:
@@ -152,6 +169,7 @@ def resume(
             known = pa.concat_tables(rows) if rows else None
             live = _live_feed(prepared.live, record, place, known)
         given = _Given(
+            folder,
             policies,
             plan,
             arms,
@@ -169,6 +187,7 @@ def resume(
 class _Given:
     """What a run is made of, wherever its arms are."""
 
+    folder: RunFolder
     policies: tuple[Policy, ...]
     plan: Plan
     arms: Mapping[str, Arm]
@@ -182,6 +201,12 @@ def _runner(
     given: _Given, place: Place, *, run: str, listener: Listener
 ) -> Runner | SideBySide:
     """Return the loop that fits the arms: one that takes turns, or one for servers."""
+    orders = Orders(
+        given.policies[0].schedule,
+        stop=stop_file(given.folder),
+        clock=place.clock,
+        wall_clock=place.wall_clock,
+    )
     servers = [arm for arm in given.arms.values() if isinstance(arm, EndpointArm)]
     if servers:
         return SideBySide(
@@ -194,6 +219,7 @@ def _runner(
             live=given.live,
             run=run,
             doubts=given.doubts,
+            orders=orders,
             listener=listener,
         )
     return Runner(
@@ -206,6 +232,7 @@ def _runner(
         gpus=_gpus(given.arms),
         run=run,
         doubts=given.doubts,
+        orders=orders,
         clock=place.clock,
         sleep=place.sleep,
         listener=listener,
@@ -256,11 +283,17 @@ def _counting(folder: RunFolder) -> Iterator[pa.Table]:
 
 
 @contextmanager
-def _writing(folder: RunFolder, place: Place) -> Iterator[Journal]:
+def _writing(
+    folder: RunFolder, place: Place, *, elapsed_s: float = 0.0
+) -> Iterator[Journal]:
     """Hold the folder's lease for as long as the journal is open."""
     lease = Lease(folder, wall_clock=place.wall_clock)
     with lease.held():
-        yield Journal(folder, clock=place.clock, before_commit=lease.renew)
+        # It was meant for whoever ran this before.
+        stop_file(folder).unlink(missing_ok=True)
+        yield Journal(
+            folder, clock=place.clock, elapsed_s=elapsed_s, before_commit=lease.renew
+        )
 
 
 def _finish(
@@ -288,6 +321,7 @@ def _finish(
 def conclude(folder: RunFolder, policies: Sequence[Policy]) -> tuple[Decision, ...]:
     """Judge what the folder holds; write decision documents and reports anew."""
     record = read_run(folder)
+    refuse_pruned(folder, record)
     observations = read_observations(folder.root)
     overrides = last_overrides(folder)
     decisions = tuple(
@@ -299,7 +333,7 @@ def conclude(folder: RunFolder, policies: Sequence[Policy]) -> tuple[Decision, .
                 ended=ended_of(record, policy.name, policy.sha256),
                 questions=record.get("questions"),
                 doubts=record.get("doubts", ()),
-                repeat=_repeat(record),
+                repeat=repeat_of(record),
             ),
             override=overrides.get(policy.name),
         )
@@ -355,30 +389,5 @@ def _refuse_silent_servers(
             )
 
 
-def _at_speed(prepared: Prepared, warm: Sequence[Observation]) -> Plan:
-    """Set the speed at which the baseline alone is busy for the share asked for."""
-    policy = prepared.policies[0]
-    speed, plan = policy.traffic.speed, prepared.plan
-    if not isinstance(speed, LoadTarget):
-        return plan
-    baseline = variant_name(policy.baseline)
-    found = speed_for(speed.baseline_load, warm, baseline, plan)
-    if found is None:
-        raise ArmError(
-            f"arm {baseline} failed every warm-up request, so its load can't be known; "
-            f"the first error was: {next(row.error for row in warm if row.error)}"
-        )
-    return with_speed(plan, found)
-
-
 def _end(end: Ended) -> dict[str, Any]:
     return {"reason": end.reason, "cutoff_s": end.cutoff_s}
-
-
-def _repeat(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What a decision document needs to be repeated: inputs, not what came out."""
-    return {
-        key: record[key]
-        for key in ("command", "seed", "versions", "source", "validation")
-        if key in record
-    } | {"plan_sha256": record["plan"]["sha256"]}

@@ -114,6 +114,7 @@ class StatusKeeper:
         screen: Shows the status as often as it likes.
         clock: Monotonic seconds.
         wall_clock: Seconds since the epoch.
+        tell: Is given the decision on each policy that has its final verdict.
     """
 
     def __init__(
@@ -124,11 +125,13 @@ class StatusKeeper:
         screen: Screen,
         clock: Clock,
         wall_clock: Clock,
+        tell: Callable[[Decision], None] = lambda _: None,
     ) -> None:
         self._folder = folder
         self._screen = screen
         self._clock = clock
         self._wall_clock = wall_clock
+        self._tell = tell
         self._policies = {one.name: PolicyStatus(name=one.name) for one in policies}
         self._expected: dict[str, Expected] = {}
         self._recent: deque[tuple[float, float, float]] = deque(maxlen=_RECENT_REQUESTS)
@@ -155,6 +158,7 @@ class StatusKeeper:
     ) -> None:
         """Count a request, its lag and its failures."""
         self._go_on()
+        self._reason = ""
         self._done, self._planned = done, planned
         self._elapsed_s = rows[0].arrived_s
         self._recent.append((self._clock(), self._elapsed_s, lag_s))
@@ -187,6 +191,8 @@ class StatusKeeper:
             self._expected[policy.name] = expected_verdict(
                 policy, decision, end_s=self._end_s
             )
+            if found.verdict.final:
+                self._tell(decision)
         self._policies[policy.name] = known
         self._publish(at_once=found.verdict.final)
 
@@ -196,9 +202,11 @@ class StatusKeeper:
         self._restarts.setdefault(arm, Counter())[cause] += 1
         self._publish()
 
-    def waiting(self) -> None:
-        """Show that the run is alive although nothing happens."""
+    def waiting(self, why: str | None = None) -> None:
+        """Show that the run is alive although nothing happens, and why if it may not
+        send."""
         self._go_on()
+        self._reason = why or ""
         self._publish()
 
     def paused(self, why: str) -> None:

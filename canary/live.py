@@ -75,7 +75,7 @@ class Screen:
             if policy.verdict.final and policy.name not in self._decided:
                 self._decided.add(policy.name)
                 name = printable(policy.name)
-                self._say(f"{name}: {policy.verdict} after {policy.pairs:,} pairs")
+                self.say(f"{name}: {policy.verdict} after {policy.pairs:,} pairs")
         self._tell_pause(status)
         if not self.due():
             return
@@ -83,7 +83,7 @@ class Screen:
         if self._console.is_terminal:
             self._live.update(render(status), refresh=True)
         else:
-            self._say(plain_line(status))
+            self.say(plain_line(status))
 
     def _tell_pause(self, status: RunStatus) -> None:
         """Say once that a run pauses, and once that it goes on."""
@@ -93,11 +93,12 @@ class Screen:
         self._paused = paused
         if paused is not None:
             told = f"{printable(paused)}; goes on by itself once that is put right"
-            self._say(f"paused, nothing is sent: {told}")
+            self.say(f"paused, nothing is sent: {told}")
         elif not status.state.over:
-            self._say("goes on: what was pending has been written")
+            self.say("goes on: what was pending has been written")
 
-    def _say(self, line: str) -> None:
+    def say(self, line: str) -> None:
+        """Show a line that stays."""
         self._console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
@@ -130,7 +131,7 @@ def _progress(status: RunStatus) -> str:
     """State, requests, pace and lateness, in words."""
     planned = "" if status.planned is None else f" of {status.planned:,}"
     parts = [f"{status.state}: {status.done:,}{planned} requests"]
-    if status.reason and (status.state.over or status.state is RunState.PAUSED):
+    if status.reason:
         parts.append(printable(status.reason))
     if status.state is RunState.RUNNING:
         if status.pace_per_s is not None:

@@ -85,9 +85,11 @@ def expected_plan(prepared: Prepared) -> tuple[Plan, tuple[str, ...]]:
     Raises:
         TrafficError: Live traffic has left too little to go by.
     """
-    if prepared.live is None:
-        return prepared.plan, ()
     policies = prepared.policies
+    only = policies[0].schedule.only
+    waits = (f"hours outside of {only} come on top of these times",) if only else ()
+    if prepared.live is None:
+        return prepared.plan, waits
     longest_s = max(policy.decision.max_duration_s for policy in policies)
     plan = make_plan(
         prepared.trace,
@@ -102,7 +104,7 @@ def expected_plan(prepared: Prepared) -> tuple[Plan, tuple[str, ...]]:
         ),
         seed=prepared.plan.seed,
     )
-    return plan, ("live traffic is taken to go on as it was recorded last",)
+    return plan, ("live traffic is taken to go on as it was recorded last", *waits)
 
 
 def _selection(policies: Sequence[Policy]) -> Selection:

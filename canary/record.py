@@ -117,6 +117,25 @@ def read_run(folder: RunFolder) -> dict[str, Any]:
     return record
 
 
+def refuse_pruned(folder: RunFolder, record: Mapping[str, Any]) -> None:
+    """Raise UsageError if the run's raw observations were removed to make room."""
+    if "pruned" in record:
+        raise UsageError(
+            f"{folder.root}: its raw observations were pruned at {record['pruned']}; "
+            "its decisions and reports stand, but it can't be judged or resumed"
+        )
+
+
+def repeat_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a decision document needs to be repeated: inputs, not what came
+    out."""
+    return {
+        key: record[key]
+        for key in ("command", "seed", "versions", "source", "validation")
+        if key in record
+    } | {"plan_sha256": record["plan"]["sha256"]}
+
+
 def ended_of(record: Mapping[str, Any], policy: str, sha256: str) -> Ended | None:
     """Return where the run's evidence for a policy ends; None if it may still grow.
 

@@ -23,6 +23,7 @@ from canary.evidence.observation import Observation
 from canary.evidence.pairs import CONTROL_ARM
 from canary.judge import Ended
 from canary.losses import Losses
+from canary.orders import Orders
 from canary.policy.model import Policy
 from canary.queues import Queues
 from canary.traffic.feed import Due, Feed, PlanFeed
@@ -107,6 +108,7 @@ class Runner:
         gpus: How many GPUs the arms hold, which budgets are counted in.
         run: The run's name, for the decisions that the listener may ask for.
         doubts: Says why the traffic is no fair sample.
+        orders: When it may send, and whether it is to stop.
         clock: Monotonic seconds.
         sleep: Waits for so many seconds.
         listener: Is told what happens.
@@ -124,6 +126,7 @@ class Runner:
         gpus: int = 0,
         run: str = "",
         doubts: Doubts = tuple,
+        orders: Orders | None = None,
         clock: Clock,
         sleep: Callable[[float], None],
         listener: Listener,
@@ -140,10 +143,12 @@ class Runner:
         self._arms = dict(arms)
         self._journal = journal
         self._live = live
+        self._orders = orders or Orders()
         self._clock = clock
         self._sleep = sleep
         self._listener = listener
         self._control_share = max(policy.aa_control for policy in policies)
+        self._zero_s: float | None = None
         self._queues = Queues(arms)
         for part in earlier:
             known = None if live is not None else plan.requests
@@ -187,26 +192,54 @@ class Runner:
         feed: Feed = self._live or PlanFeed(self._plan, first)
         if first:
             self._watches.look_before(self._watches.store.last_arrived_s)
-        zero_s: float | None = None if self._live is None else self._live.zero_s
+        self._zero_s = None if self._live is None else self._live.zero_s
         while not feed.over:
+            if self._orders.closed() is not None:
+                self._await_opening()
             due = feed.next(math.inf)
             if due is None:
-                if not self._idle(self._clock() - (zero_s or 0.0)):
-                    return self._watches.why_all_ended()
+                if not self._idle(self._now_s()):
+                    return self._why_over()
                 continue
             arrival_s = due.request.arrival_s
-            if zero_s is None:
-                zero_s = self._clock() - (arrival_s if first else 0.0)
+            if self._zero_s is None:
+                self._zero_s = self._clock() - (arrival_s if first else 0.0)
             self._watches.look_before(arrival_s)
             self._release()
-            if not self._wait(zero_s + arrival_s, arrival_s):
-                return self._watches.why_all_ended()
-            if self._journal.trouble is not None:
-                zero_s += self._pause(arrival_s)
-                if self._watches.all_ended:
-                    return self._watches.why_all_ended()
-            self._answer_one(due, self._clock() - zero_s - arrival_s, feed.planned)
+            if not self._ready(arrival_s):
+                if self._over():
+                    return self._why_over()
+                feed.put_back(due)
+                continue
+            self._answer_one(due, self._now_s() - arrival_s, feed.planned)
         return END_OF_TRAFFIC
+
+    def _now_s(self) -> float:
+        """How far the traffic's time has come."""
+        return 0.0 if self._zero_s is None else self._clock() - self._zero_s
+
+    def _await_opening(self) -> None:
+        """Wait while the schedule lets nothing be sent: the traffic's time stands still
+        or, if it is live, is skipped."""
+        closed_s, at_s = self._clock(), self._now_s()
+        while self._goes_on(at_s) and (why := self._orders.closed()) is not None:
+            self._rest(_HEARTBEAT_S, why)
+            self._skip()
+        self._skip()
+        if self._live is None and self._zero_s is not None:
+            self._zero_s += self._clock() - closed_s
+
+    def _skip(self) -> None:
+        if self._live is not None:
+            self._live.skip()
+
+    def _over(self) -> bool:
+        return self._watches.all_ended or self._orders.stop_asked()
+
+    def _why_over(self) -> str:
+        if self._watches.all_ended:
+            return self._watches.why_all_ended()
+        return INTERRUPTED
 
     def _answer_one(self, due: Due, lag_s: float, planned: int | None) -> None:
         behind = self._live is not None and lag_s > MOST_BEHIND_S
@@ -221,15 +254,24 @@ class Runner:
         names = [n for n in self._arms if self._takes_part(n, due.request)]
         return [unsent(due.request, name) for name in names]
 
-    def _wait(self, due_s: float, arrival_s: float) -> bool:
-        """Wait until a request is due; return False once nobody waits for it."""
-        while True:
-            left_s = due_s - self._clock()
-            if not self._goes_on(arrival_s):
-                return False
+    def _ready(self, arrival_s: float) -> bool:
+        """Wait until a request is due and what comes back can be kept; return False if
+        it may not be sent any more, or not yet."""
+        if not self._wait(arrival_s):
+            return False
+        if self._journal.trouble is not None:
+            self._zero_s = (self._zero_s or 0.0) + self._pause(arrival_s)
+        return not self._over()
+
+    def _wait(self, arrival_s: float) -> bool:
+        """Wait until a request is due; return False if it may not be sent any more, or
+        not yet."""
+        while self._goes_on(arrival_s) and self._orders.closed() is None:
+            left_s = (self._zero_s or 0.0) + arrival_s - self._clock()
             if left_s <= 0:
                 return True
             self._rest(left_s)
+        return False
 
     def _pause(self, arrival_s: float) -> float:
         """Wait until what comes back can be kept, or nobody waits for it.
@@ -252,13 +294,13 @@ class Runner:
     def _goes_on(self, arrival_s: float) -> bool:
         self._watches.end_late(self._journal.elapsed_s, arrival_s)
         self._release()
-        return not self._watches.all_ended
+        return not self._over()
 
-    def _rest(self, left_s: float) -> None:
+    def _rest(self, left_s: float, why: str | None = None) -> None:
         if self._journal.trouble is not None:
             try_again(self._journal, self._listener, self._sleep)
             return
-        self._listener.waiting()
+        self._listener.waiting(why)
         self._journal.commit_if_due()
         self._sleep(min(left_s, _HEARTBEAT_S))
 

@@ -18,6 +18,7 @@ from canary.arms.endpoint.sender import EndpointSender
 from canary.evidence.journal import Journal
 from canary.evidence.observation import Observation
 from canary.evidence.pairs import CONTROL_ARM
+from canary.orders import Orders
 from canary.policy.model import Policy
 from canary.runner import (
     Played,
@@ -64,6 +65,7 @@ class SideBySide:
         timeout_s: How long a request may take.
         run: The run's name, for the decisions that the listener may ask for.
         doubts: Says why the traffic is no fair sample.
+        orders: When it may send, and whether it is to stop.
         listener: Is told what happens.
     """
 
@@ -79,6 +81,7 @@ class SideBySide:
         live: LiveFeed | None = None,
         run: str = "",
         doubts: Doubts = tuple,
+        orders: Orders | None = None,
         listener: Listener,
     ) -> None:
         self._watches = Watches(
@@ -98,6 +101,8 @@ class SideBySide:
         self._group_items = group_items_of(plan)
         for part in earlier:
             self._watches.store.take_up(part)
+        self._orders = orders or Orders()
+        self._closed_s: float | None = None
         self._next = len(self._watches.store)
         self._live = live
         self._feed: Feed = live or PlanFeed(plan, self._next)
@@ -143,7 +148,7 @@ class SideBySide:
         while True:
             if self._journal.trouble is not None:
                 self._pause()
-            now_s = time.monotonic() - self._zero_s
+            now_s = self._now_s()
             if self._feed.over and not (self._offered or self._again):
                 return END_OF_TRAFFIC
             self._watches.end_late(self._journal.elapsed_s, now_s)
@@ -152,8 +157,39 @@ class SideBySide:
                 if reason != DECIDED:
                     self._drain()
                 return reason
-            self._offer(now_s)
-            self._take(_BRIEF_S if self._offered else _HEARTBEAT_S)
+            if self._orders.stop_asked():
+                return INTERRUPTED
+            why = self._why_closed()
+            if why is None:
+                self._offer(now_s)
+            self._take(_BRIEF_S if self._offered else _HEARTBEAT_S, why)
+
+    def _now_s(self) -> float:
+        """How far the traffic's time has come; while closed that of a plan stands."""
+        if self._live is not None or self._closed_s is None:
+            return time.monotonic() - self._zero_s
+        return self._closed_s - self._zero_s
+
+    def _why_closed(self) -> str | None:
+        """Return why nothing may be sent now; go on where it stopped once it may.
+
+        What was handed over before comes back first, for arrivals count from one zero.
+        """
+        why = self._orders.closed()
+        if self._live is not None:
+            if why is not None or self._closed_s is not None:
+                self._live.skip()
+            self._closed_s = None if why is None else time.monotonic()
+            return why
+        if why is not None:
+            self._closed_s = self._closed_s or time.monotonic()
+        elif self._closed_s is not None:
+            if self._offered:
+                return "waiting for the last answers from before it closed"
+            self._zero_s += time.monotonic() - self._closed_s
+            self._closed_s = None
+            self._sender.begin(self._zero_s)
+        return why
 
     def _pause(self) -> None:
         """Send nothing while nothing can be kept; what is in flight comes back.
@@ -169,7 +205,7 @@ class SideBySide:
         while self._journal.trouble is not None and not self._watches.all_ended:
             try_again(self._journal, self._listener, self._fetch)
             self._watches.end_late(self._journal.elapsed_s, began_s - self._zero_s)
-        if self._live is None:
+        if self._live is None and self._closed_s is None:
             self._zero_s += time.monotonic() - began_s
             self._sender.begin(self._zero_s)
 
@@ -191,8 +227,9 @@ class SideBySide:
         """Hand over what is due soon: not all, for bodies are large."""
         while self._ahead and self._ahead[0][0] <= now_s:
             self._ahead_tokens -= self._ahead.popleft()[1]
+        until_s = now_s + min(_AHEAD_S, self._orders.open_for_s())
         while self._ahead_tokens < _AHEAD_TOKENS:
-            due = self._next_due(now_s + _AHEAD_S)
+            due = self._next_due(until_s)
             if due is None:
                 return
             request = due.request
@@ -219,15 +256,15 @@ class SideBySide:
             return True
         return control_takes(due.request, self._control_share, self._plan.seed)
 
-    def _take(self, timeout_s: float) -> None:
-        self._collect(timeout_s)
+    def _take(self, timeout_s: float, why: str | None = None) -> None:
+        self._collect(timeout_s, why)
         while self._next in self._back:
             self._record(self._next)
             self._next += 1
 
-    def _collect(self, timeout_s: float) -> None:
+    def _collect(self, timeout_s: float, why: str | None = None) -> None:
         if not self._fetch(timeout_s):
-            self._listener.waiting()
+            self._listener.waiting(why)
             self._journal.commit_if_due()
 
     def _fetch(self, timeout_s: float) -> int:

@@ -4,6 +4,7 @@ Written by the run's own process (`canary.keeper`), read by `canary status` and 
 It is no evidence: nothing is judged from it, and a crash may lose its last seconds.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Literal
@@ -192,6 +193,18 @@ def kept_status(folder: RunFolder) -> RunStatus | None:
             f"first: {error.errors()[0]['msg']}); delete it: the evidence doesn't "
             "need it"
         ) from error
+
+
+def known_wall_s(folder: RunFolder, record: Mapping[str, Any]) -> float:
+    """Return what the run has taken, as far as is known outside of its segments: it may
+    have waited for hours after the last of them, for traffic or its schedule.
+
+    Raises:
+        UsageError: Its status is damaged.
+    """
+    status = kept_status(folder)
+    watched_s = status.wall_s if status else 0.0
+    return max(watched_s, float(record.get("wall_s", 0.0)))
 
 
 def read_status(folder: RunFolder, *, wall_clock: Clock) -> RunStatus:

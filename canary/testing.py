@@ -89,6 +89,7 @@ class Quiet:
         self.revivals: list[tuple[str, str]] = []
         self.lags_s: list[float] = []
         self.heartbeats = 0
+        self.reasons: list[str] = []
         self.pauses: list[str] = []
         self.reason: str | None = None
 
@@ -116,9 +117,11 @@ class Quiet:
         """Keep which arm came back and why."""
         self.revivals.append((arm, cause))
 
-    def waiting(self) -> None:
-        """Count the heartbeats."""
+    def waiting(self, why: str | None = None) -> None:
+        """Count the heartbeats, and keep why nothing may be sent."""
         self.heartbeats += 1
+        if why is not None and why not in self.reasons:
+            self.reasons.append(why)
 
     def paused(self, why: str) -> None:
         """Keep why, for each second of it."""

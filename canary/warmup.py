@@ -11,7 +11,12 @@ from scipy.optimize import nnls
 
 from canary.answers import observation, prompt_size
 from canary.arms.base import Arm, ArmDiedError, Completion
+from canary.errors import ArmError
 from canary.evidence.observation import Observation, Status
+from canary.policy.model import variant_name
+from canary.policy.traffic import LoadTarget
+from canary.prepare import Prepared
+from canary.traffic.plan import with_speed
 from canary.traffic.request import Plan, Request
 
 
@@ -87,3 +92,24 @@ def speed_for(
         return None
     span_s = plan.requests[-1].arrival_s - plan.requests[0].arrival_s
     return load * span_s / needed_s
+
+
+def at_speed(prepared: Prepared, warm: Sequence[Observation]) -> Plan:
+    """Return the plan at the speed that its policies ask for, which may be a load of
+    the baseline alone, going by its rows.
+
+    Raises:
+        ArmError: The baseline answered nothing, so that its load can't be known.
+    """
+    policy = prepared.policies[0]
+    speed, plan = policy.traffic.speed, prepared.plan
+    if not isinstance(speed, LoadTarget):
+        return plan
+    baseline = variant_name(policy.baseline)
+    found = speed_for(speed.baseline_load, warm, baseline, plan)
+    if found is None:
+        raise ArmError(
+            f"arm {baseline} failed every warm-up request, so its load can't be known; "
+            f"the first error was: {next(row.error for row in warm if row.error)}"
+        )
+    return with_speed(plan, found)

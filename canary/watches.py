@@ -57,8 +57,8 @@ class Listener(Protocol):
         """Say that an arm died, hung or was lost, and has been started anew."""
         ...
 
-    def waiting(self) -> None:
-        """Say, every second, that nothing is due."""
+    def waiting(self, why: str | None = None) -> None:
+        """Say, every second, that nothing is due, or why nothing may be sent."""
         ...
 
     def paused(self, why: str) -> None:

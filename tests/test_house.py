@@ -27,7 +27,8 @@ PURE = {
     "report",
 }
 EFFECTS = {"arms", "cli", "cli_runs", "experiment", "keeper", "live", "runner"}
-EFFECTS |= {"cli_ingress", "cli_plan", "ingress", "training", "variants"}
+EFFECTS |= {"cli_ingress", "cli_plan", "cli_replay", "cli_submit", "hooks", "ingress"}
+EFFECTS |= {"orders", "pruning", "training", "variants"}
 
 
 def room_of(path):

@@ -54,6 +54,8 @@ class Journal:
         folder: The run folder; its `observations` folder must exist.
         clock: Monotonic seconds.
         every_s: How long observations may wait before they are committed.
+        elapsed_s: What the run is known to have taken before, if that is more than its
+            last segment says: it may have waited after that.
         patience_s: For how long writing may fail.
         before_commit: Called before anything is written; what it raises prevents it.
 
@@ -71,6 +73,7 @@ class Journal:
         *,
         clock: Clock,
         every_s: float = 2.0,
+        elapsed_s: float = 0.0,
         patience_s: float = PATIENCE_S,
         before_commit: Callable[[], None] = lambda: None,
     ) -> None:
@@ -82,7 +85,7 @@ class Journal:
         self._pending: list[Observation] = []
         self._segments = take_up(folder)
         earlier = [segment.elapsed_s for segment in self._segments]
-        self._earlier_s: float = max(earlier, default=0.0)
+        self._earlier_s: float = max([elapsed_s, *earlier])
         self._opened_s = self._committed_s = clock()
         self._wait_s = every_s
         self.trouble: str | None = None

@@ -21,6 +21,7 @@ from canary.policy.model import (
     VariantSpec,
 )
 from canary.policy.rules import DecisionRules
+from canary.policy.schedule import Hook, Hooks, Schedule
 from canary.policy.traffic import UNION_TAGS, Crop, Limit, LoadTarget, Traffic
 from canary.policy.tree import Document, below
 from canary.policy.wrong import missing_key, unknown_key, written_keys, wrong_value
@@ -36,6 +37,9 @@ _MODELS: dict[str, type[BaseModel]] = {
     "gates[]": Gate,
     "budget": Budget,
     "decision": DecisionRules,
+    "schedule": Schedule,
+    "hooks": Hooks,
+    **{f"hooks.{name}": Hook for name in Hooks.model_fields},
 }
 """Which model stands at a path of the document, where one does."""
 
@@ -91,6 +95,8 @@ def _draft(values: dict[str, Any]) -> Draft:
         regimes=values["regimes"],
         gates=tuple(values["gates"] or ()),
         decision=values["decision"],
+        schedule=values["schedule"],
+        hooks=values["hooks"],
     )
 
 

@@ -6,6 +6,7 @@ from functools import reduce
 from itertools import pairwise
 
 from canary.errors import AttentionError, Fault
+from canary.policy.check_schedule import hook_faults, schedule_faults
 from canary.policy.check_traffic import (
     endpoint_faults,
     place_faults,
@@ -20,6 +21,7 @@ from canary.policy.model import (
     variant_name,
 )
 from canary.policy.rules import LEAST_BLOCKS, DecisionRules
+from canary.policy.schedule import Hooks, Schedule
 from canary.policy.traffic import Traffic
 from canary.policy.tree import Document, below
 from canary.policy.units import BASE_BLOCK_S, LONGEST_S, duration_text, tokens_text
@@ -37,6 +39,8 @@ class Draft:
     regimes: tuple[int, ...] | None
     gates: tuple[Gate | None, ...]
     decision: DecisionRules | None
+    schedule: Schedule | None
+    hooks: Hooks | None
 
 
 def faults_between(draft: Draft, document: Document) -> Iterator[Fault]:
@@ -58,6 +62,10 @@ def faults_between(draft: Draft, document: Document) -> Iterator[Fault]:
         if not unsound:
             yield from _reach_faults(draft.decision, draft.gates, document)
         yield from _inference_faults(draft.decision, draft.gates, document)
+        if draft.schedule is not None and not unsound:
+            yield from schedule_faults(draft.schedule, draft.decision, document)
+    if draft.hooks is not None:
+        yield from hook_faults(draft.hooks, document)
 
 
 def _traffic_faults(draft: Draft, document: Document) -> Iterator[Fault]:

@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from canary.policy.rules import DecisionRules
+from canary.policy.schedule import Hooks, Schedule
 from canary.policy.traffic import REST, Traffic
 from canary.policy.units import (
     Percentile,
@@ -254,6 +255,16 @@ class Policy(Value):
         default=DecisionRules(), examples=["{min_duration: 24h, max_duration: 7d}"]
     )
     """When the evidence is weighed, how sure one must be, and when it ends."""
+
+    schedule: Schedule = Field(
+        default=Schedule(), examples=["{only: Mon-Fri 08:00-20:00 Europe/Berlin}"]
+    )
+    """When the run begins, and at which hours it sends."""
+
+    hooks: Hooks = Field(
+        default=Hooks(), examples=["{rollback: {command: [./act.sh]}}"]
+    )
+    """What is called when there is a verdict; it never changes one."""
 
     @property
     def sample_shares(self) -> tuple[float, ...] | None:

@@ -14,6 +14,7 @@ from canary.policy.model import (
     VariantSpec,
 )
 from canary.policy.rules import DecisionRules
+from canary.policy.schedule import Hook, Hooks, Schedule
 from canary.policy.traffic import Crop, Limit, Traffic
 from canary.policy.wrong import written_keys
 
@@ -47,7 +48,10 @@ def json_schema() -> dict[str, Any]:
         Crop,
         DecisionRules,
         Gate,
+        Hook,
+        Hooks,
         Limit,
+        Schedule,
         Traffic,
         VariantSpec,
     ):

@@ -25,6 +25,10 @@ class Feed(Protocol):
         """Return the next request if it is known and arrives up to `until_s`."""
         ...
 
+    def put_back(self, due: Due) -> None:
+        """Take back the last one, which wasn't sent, to give it again."""
+        ...
+
     @property
     def over(self) -> bool:
         """Whether nothing more will come."""
@@ -51,6 +55,11 @@ class PlanFeed:
         self._at += 1
         self._next = None
         return found
+
+    def put_back(self, due: Due) -> None:
+        """Take back the last one, to give it again."""
+        self._at = due.index
+        self._next = due
 
     @property
     def over(self) -> bool:

@@ -85,6 +85,7 @@ class LiveFeed:
         self._known: dict[str, None] = {}
         self._polled_s = float("-inf")
         self._last_s = until_s or 0.0
+        self._paused = until_s is not None
         self.skipped = self.bad_lines = self.repeated = 0
         for question in _spread(traffic):
             if question.request_id not in asked:
@@ -106,6 +107,9 @@ class LiveFeed:
             self._polled_s = now_s
             for line in self._tail.lines():
                 self._take(line)
+        if self._paused:
+            self._paused = False
+            self._move_questions(now_s)
         until_s = min(until_s, now_s + DELAY_S / 2)
         if not self._coming or self._coming[0][0] > until_s:
             return None
@@ -118,6 +122,41 @@ class LiveFeed:
         )
         self._index += 1
         return due
+
+    def put_back(self, due: Due) -> None:
+        """Take back the last one, which wasn't sent, to give it again or to skip it."""
+        self._index = due.index
+        self._add(due.request)
+
+    def skip(self) -> None:
+        """Leave out, and count, what is due by now; questions wait instead."""
+        now_s = self._clock() - self.zero_s
+        for line in self._tail.lines():
+            row = self._parsed(line)
+            if row is not None and self._arrival_s(row) >= now_s:
+                self._offer(row)
+            elif row is not None:
+                self.skipped += 1
+        waiting = [
+            entry
+            for entry in self._coming
+            if entry[0] >= now_s or entry[2].kind == "quality"
+        ]
+        self.skipped += len(self._coming) - len(waiting)
+        heapq.heapify(waiting)
+        self._coming = waiting
+        self._paused = True
+
+    def _move_questions(self, now_s: float) -> None:
+        """Let the questions that weren't asked begin now, as far apart as before."""
+        late_s = now_s - min(
+            (at_s for at_s, _, each in self._coming if each.kind == "quality"),
+            default=now_s,
+        )
+        coming, self._coming = self._coming, []
+        for at_s, _, request in coming:
+            moved = request.kind == "quality" and late_s > 0
+            self._add(replace(request, arrival_s=at_s + late_s) if moved else request)
 
     def counts(self, before: Mapping[str, Any]) -> dict[str, int]:
         """Return what came and wasn't sent, added to what a run had counted before."""

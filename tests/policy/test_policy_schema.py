@@ -88,6 +88,11 @@ WINDOW = "{pattern: sliding_window, window: 256}"
         ("look_every: 5s", "look_every: 5s\n  block: never"),
         ("look_every: 5s", "look_every: 5s\n  block: 10"),
         ("look_every: 5s", "path: x"),
+        ("[1k, 2k]", "[1k, 2k]\nschedule: {only: Mon-Fri}"),
+        ("[1k, 2k]", "[1k, 2k]\nschedule: {start: '2026-12-01'}"),
+        ("[1k, 2k]", "[1k, 2k]\nhooks: {promote: {webhook: example.org}}"),
+        ("[1k, 2k]", "[1k, 2k]\nhooks: {promote: {command: []}}"),
+        ("[1k, 2k]", "[1k, 2k]\nhooks: {promoted: {command: [a]}}"),
     ],
 )
 def test_what_the_loader_refuses_by_form_the_schema_refuses(

@@ -16,6 +16,7 @@ from canary.prepare import prepare
 from canary.record import read_run
 from canary.testing import FakeClock, Quiet, ScriptedVariant
 
+ROOT = Path(__file__).parents[2]
 BEGAN = 1_764_000_000.0
 POLICY = """\
 version: 1
@@ -212,6 +213,64 @@ def test_a_pause_is_skipped_and_said(stage):
     assert len(ids) == len(set(ids))
     assert 55 < live["skipped"] < 70
     assert 490 == len(ids) - len([i for i in ids if i < "r00010"]) + live["skipped"]
+
+
+def with_questions(folder, text):
+    """Give a policy a schedule, 20 questions in five minutes, and a limit on them."""
+    lines = (ROOT / "replay/validation/contracts.jsonl").read_text().splitlines()
+    (folder / "items.jsonl").write_text("\n".join(lines[:20]) + "\n")
+    text = text.replace("min_duration: 0s", "min_duration: 5m")
+    text = text.replace("gates: [", "gates: [{metric: accuracy, margin: 50%}, ")
+    return f"{text}validation: [items.jsonl]\n"
+
+
+def test_what_comes_while_the_window_is_closed_is_skipped(stage):
+    """Live traffic of closed hours is counted and never sent; questions wait instead,
+    so that none is lost, and a second window closes after the first."""
+    ingress, folder, run, _ = stage
+    here = folder.root.parent
+    text = with_questions(here, (here / "live.yaml").read_text())
+    # The run begins at 16:00 UTC, a Monday: it is closed from a minute to the third.
+    text += "schedule: {only: 'daily 16:03-16:01 UTC'}\n"
+    (here / "live.yaml").write_text(text)
+    ingress.record(0.0)
+    ingress.record(*range(10, 400, 5))
+
+    _, listener = run()
+
+    rows = [r for r in rows_of(folder) if r["arm"] == "reference/dense"]
+    live = [r["arrived_s"] for r in rows if r["kind"] != "quality"]
+    asked = [r["arrived_s"] for r in rows if r["kind"] == "quality"]
+    assert {"ok"} == {r["status"] for r in rows}
+    zero_s = read_run(folder)["live"]["began_unix_s"] - BEGAN
+    assert [] == [s for s in live + asked if 60 < s + zero_s < 180 - 1e-3]
+    assert 20 == len(asked)
+    assert 24 == read_run(folder)["live"]["skipped"]
+    assert 78 - 24 == len([at_s for at_s in live if at_s > 14])
+    assert ["waiting until Mon 24 November 16:03"] == [
+        why.split(":", 2)[0] + ":" + why.split(":", 2)[1] for why in listener.reasons
+    ]
+
+
+def test_questions_wait_for_the_end_of_a_pause(stage):
+    """Those that would have been asked while nobody ran are asked afterwards."""
+    ingress, folder, run, resume = stage
+    here = folder.root.parent
+    (here / "live.yaml").write_text(
+        with_questions(here, (here / "live.yaml").read_text())
+    )
+    ingress.record(0.0)
+    ingress.record(*range(10, 250, 10))
+    ingress.break_at_s = 100.0
+    run()
+    ingress.sleep(90.0)
+
+    resume()
+
+    rows = [r for r in rows_of(folder) if r["arm"] == "reference/dense"]
+    asked = [r["request_id"] for r in rows if r["kind"] == "quality"]
+    assert {"ok"} == {r["status"] for r in rows}
+    assert 20 == len(asked) == len(set(asked))
 
 
 def test_nothing_recorded_yet_is_one_sentence(stage):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,8 +14,13 @@ import pyarrow.compute as pc
 import pytest
 import token_server
 
+from canary import experiment
+from canary.arms.endpoint.arm import start_endpoint_arms
 from canary.evidence.journal import RunFolder, read_segments
+from canary.policy.load import load_policies
+from canary.prepare import prepare
 from canary.status import RunState, kept_status
+from canary.testing import Quiet
 
 POLICY = """\
 version: 1
@@ -261,3 +267,58 @@ def children_of(pid):
 
 def is_alive(pid):
     return Path(f"/proc/{pid}").exists()
+
+
+class AlmostNoon:
+    """A wall clock that shows a second before noon when a run begins to send, and
+    skips most of the minute after it."""
+
+    def __init__(self, folder):
+        """Stand still until the folder has a record."""
+        self._record, self._began_s = folder / "run.json", None
+
+    def __call__(self):
+        """Return seconds since the epoch, on 30 November 2026."""
+        if self._began_s is None and self._record.exists():
+            self._began_s = time.monotonic()
+        passed_s = time.monotonic() - (self._began_s or time.monotonic())
+        skipped_s = 57.5 if passed_s > 1.5 else 0.0
+        return 1_796_040_000.0 - 1.0 + passed_s + skipped_s
+
+
+def test_servers_get_nothing_while_the_window_is_closed(policy):
+    """What was handed over before comes back, then the plan stands still, and goes on
+    where it stopped: nothing late, nothing lost."""
+    cwd = policy(count=150, every_s=0.02, least="0s", most="10m")
+    path = cwd / "policy.yaml"
+    path.write_text(
+        path.read_text().replace("min_pairs: 50", "min_pairs: 5000")
+        + "schedule: {only: 'daily 12:01-12:00 UTC'}\n"
+    )
+    policies = load_policies([path])
+    traffic = policies[0].traffic
+    start = partial(
+        start_endpoint_arms,
+        max_in_flight=traffic.max_in_flight,
+        on_overload=traffic.on_overload,
+    )
+    place = experiment.Place(
+        where="servers elsewhere",
+        start_arms=start,
+        wall_clock=AlmostNoon(cwd / "run"),
+    )
+    listener = Quiet()
+
+    experiment.execute(
+        prepare(policies, seed=1),
+        RunFolder(cwd / "run"),
+        place,
+        command="test",
+        listener=listener,
+    )
+
+    rows = [r for r in rows_of(cwd / "run") if r["arm"].startswith("dense")]
+    assert "end of traffic" == listener.reason
+    assert [f"azure-{n:06d}" for n in range(150)] == ids_of(rows)
+    assert "waiting until Mon 30 November 12:01" in listener.reasons[0]
+    assert max(r["send_lag_s"] for r in rows) < 0.5
