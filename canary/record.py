@@ -13,6 +13,7 @@ from canary import __version__
 from canary.errors import UsageError
 from canary.evidence.journal import RunFolder, write_atomically
 from canary.judge import Ended
+from canary.policy.load import folders_of
 from canary.policy.model import Policy
 from canary.traffic.formats import Trace
 from canary.traffic.request import Plan
@@ -69,6 +70,7 @@ def new_record(
         "questions": groups_by_task(validation),
         "arms": {name: dict(described) for name, described in arms.items()},
         "policies": {policy.name: policy.sha256 for policy in policies},
+        "folders": list(dict.fromkeys(f for p in policies for f in folders_of(p))),
     }
 
 

@@ -231,7 +231,10 @@ def read_status(folder: RunFolder, *, wall_clock: Clock) -> RunStatus:
         raise UsageError(f"{folder.root}: the run left no status.json; {told}")
     if found.state is RunState.ENDED:
         return found
-    why = "stopped in order" if found.state.over else "its process is gone"
+    stopped = found.state.over
+    why = (
+        "stopped in order" if stopped else f"its process is gone, as of {found.updated}"
+    )
     return replace(
         found,
         state=RunState.INTERRUPTED,

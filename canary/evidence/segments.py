@@ -45,12 +45,13 @@ _GONE = (errno.ENOENT, errno.ESTALE)
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One segment as the manifest lists it; `elapsed_s` is the run's wall time then."""
+    """One segment as the manifest lists it; `elapsed_s` is the run's wall time then,
+    0 where an earlier version wrote it."""
 
     file: str
     rows: int
     sha256: str
-    elapsed_s: float
+    elapsed_s: float = 0.0
 
     @property
     def first(self) -> int:

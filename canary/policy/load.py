@@ -15,7 +15,9 @@ from canary.policy.sources import read_source
 from canary.policy.tree import document, fault_in
 
 
-def load_policies(paths: Sequence[Path]) -> tuple[Policy, ...]:
+def load_policies(
+    paths: Sequence[Path], *, folders: Sequence[str] = ()
+) -> tuple[Policy, ...]:
     """Read policies, in the order of `paths`.
 
     ``extends: base.yaml``, relative to the file that says so, takes what the file
@@ -24,6 +26,11 @@ def load_policies(paths: Sequence[Path]) -> tuple[Policy, ...]:
     folder but beside the file that names it, or one folder above, becomes a path that
     leads there; whether a source exists at all is left to `missing_files`.
 
+    Args:
+        paths: The files.
+        folders: Where what they name is looked for before anywhere else: those of
+            `folders_of` when they were loaded first, if this is a copy.
+
     Raises:
         PolicyError: With every fault of all the files, in the order of `paths` and
             then of lines.
@@ -31,7 +38,7 @@ def load_policies(paths: Sequence[Path]) -> tuple[Policy, ...]:
     faults: set[Fault] = set()
     policies = []
     for path in paths:
-        policy, found = _load(path)
+        policy, found = _load(path, folders)
         faults.update(found)
         if policy is not None:
             policies.append(policy)
@@ -43,6 +50,14 @@ def load_policies(paths: Sequence[Path]) -> tuple[Policy, ...]:
 def load_policy(path: Path) -> Policy:
     """Read one policy; see `load_policies`."""
     return load_policies([path])[0]
+
+
+def folders_of(policy: Policy) -> list[str]:
+    """Return the folders that paths in a policy count from, the first one first."""
+    files = dict.fromkeys([policy.path, *(p.file for p in policy.places.values())])
+    own = [Path(file).absolute().parent for file in files]
+    found = [Path.cwd(), *(root for folder in own for root in (folder, folder.parent))]
+    return [str(folder) for folder in dict.fromkeys(found)]
 
 
 def fault_at(policy: Policy, where: str, message: str) -> Fault:
@@ -145,7 +160,7 @@ def _in_order(faults: Iterable[Fault], files: list[str]) -> tuple[Fault, ...]:
     return tuple(sorted(faults, key=key))
 
 
-def _load(path: Path) -> tuple[Policy | None, list[Fault]]:
+def _load(path: Path, folders: Sequence[str]) -> tuple[Policy | None, list[Fault]]:
     source = read_source(path)
     if source.root is None:
         return None, list(source.faults)
@@ -154,13 +169,14 @@ def _load(path: Path) -> tuple[Policy | None, list[Fault]]:
     if source.extends:
         text = yaml.safe_dump(written.data, sort_keys=False, allow_unicode=True)
     for role in ("baseline", "candidate"):
-        _find_tables(written.data.get(role), Place(str(path), 1, 1))
+        _find_tables(written.data.get(role), Place(str(path), 1, 1), folders)
     policy, faults = build(written)
     if policy is None or source.faults:
         return None, [*source.faults, *faults]
-    trace = _found(policy.traffic.source, written.places["traffic.source"])
+    place = written.places["traffic.source"]
+    trace = _found(policy.traffic.source, place, folders)
     validation = tuple(
-        _found(name, written.places[f"validation[{index}]"])
+        _found(name, written.places[f"validation[{index}]"], folders)
         for index, name in enumerate(policy.validation)
     )
     changes = {
@@ -174,19 +190,22 @@ def _load(path: Path) -> tuple[Policy | None, list[Fault]]:
     return policy.model_copy(update=changes), []
 
 
-def _find_tables(spec: object, place: Place) -> None:
+def _find_tables(spec: object, place: Place, folders: Sequence[str]) -> None:
     """Let each table file that an attention pattern names lead to where it is."""
     if not isinstance(spec, dict):
         return
     for key, value in spec.items():
         if key == "table_file" and isinstance(value, str):
-            spec[key] = _found(value, place)
+            spec[key] = _found(value, place, folders)
         else:
-            _find_tables(value, place)
+            _find_tables(value, place, folders)
 
 
-def _found(name: str, place: Place) -> str:
+def _found(name: str, place: Place, folders: Sequence[str]) -> str:
     """Return where a named file is: from here, beside its policy, or one above."""
+    for known in folders:
+        if "://" not in name and _is_there(os.path.join(known, name)):  # noqa: PTH118 - as above
+            return os.path.join(known, name)  # noqa: PTH118 - as above
     if _is_there(name):
         return name
     folder = Path(place.file).parent

@@ -1,15 +1,19 @@
 """Servers as arms: asked one at a time while warming up, all at once in a run."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from canary.answers import prompt_size
 from canary.arms.base import Arm, Completion
 from canary.arms.endpoint.base import Endpoint
 from canary.arms.endpoint.sender import EndpointSender
 from canary.errors import ArmError
+from canary.evidence.observation import Status
 from canary.policy.model import VariantSpec
 from canary.traffic.request import Request
+
+_KNOCK_TIMEOUT_S = 30.0
 
 
 @dataclass(slots=True)
@@ -74,3 +78,38 @@ def start_endpoint_arms(
         name: EndpointArm(name, endpoint, sender)
         for name, endpoint in endpoints.items()
     }
+
+
+def knock(arms: Mapping[str, Arm], requests: Sequence[Request]) -> None:
+    """Ask each server for a token, twice if need be, before anything counts on it.
+
+    A server that answers nothing at all is a wrong address, not a bad variant: waiting
+    for it through a whole warm-up would take hours.
+
+    Args:
+        arms: All arms; those that aren't servers are left alone.
+        requests: The shortest of them is asked.
+
+    Raises:
+        ArmError: One didn't answer within half a minute.
+    """
+    servers = [arm for arm in arms.values() if isinstance(arm, EndpointArm)]
+    if not servers:
+        return
+    request = replace(min(requests, key=prompt_size), max_output_tokens=1)
+    sender = EndpointSender(
+        {arm.name: arm.endpoint for arm in servers},
+        timeout_s=_KNOCK_TIMEOUT_S,
+        max_in_flight=1,
+        on_overload="queue",
+    )
+    with sender:
+        for arm in servers:
+            found = sender.ask(arm.name, request)
+            if found.status is Status.ERROR:
+                found = sender.ask(arm.name, request)
+            if found.status is not Status.OK:
+                raise ArmError(
+                    f"{arm.name} doesn't answer: {found.error}; see whether "
+                    f"{arm.endpoint.url} is right and runs"
+                )
