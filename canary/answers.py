@@ -84,12 +84,6 @@ def unsent(request: Request, arm: str) -> Observation:
     )
 
 
-def _score(request: Request, made: Generation) -> float | None:
-    if made.answer is None or request.kind != "quality":
-        return None
-    return score(made.answer, request.target, request.scorer)
-
-
 def _of(request: Request) -> dict[str, Any]:
     """What a row says of the request, whatever came of it."""
     return {
@@ -101,6 +95,12 @@ def _of(request: Request) -> dict[str, Any]:
         "task": request.task,
         "weight": request.weight,
     }
+
+
+def _score(request: Request, made: Generation) -> float | None:
+    if made.answer is None or request.kind != "quality":
+        return None
+    return score(made.answer, request.target, request.scorer)
 
 
 class _Times(NamedTuple):
