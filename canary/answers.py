@@ -94,12 +94,6 @@ def void(request: Request, arm: str, why: str, *, epoch: int) -> Observation:
     return replace(unsent(request, arm), status=Status.VOID, epoch=epoch, error=why)
 
 
-def _score(request: Request, made: Generation) -> float | None:
-    if made.answer is None or request.kind != "quality":
-        return None
-    return score(made.answer, request.target, request.scorer)
-
-
 def _of(request: Request) -> dict[str, Any]:
     """What a row says of the request, whatever came of it."""
     return {
@@ -111,6 +105,12 @@ def _of(request: Request) -> dict[str, Any]:
         "task": request.task,
         "weight": request.weight,
     }
+
+
+def _score(request: Request, made: Generation) -> float | None:
+    if made.answer is None or request.kind != "quality":
+        return None
+    return score(made.answer, request.target, request.scorer)
 
 
 class _Times(NamedTuple):

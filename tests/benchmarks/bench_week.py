@@ -1,4 +1,4 @@
-"""A week in half a minute: 600,000 requests, a look an hour, a restart a day.
+"""A simulated week: 600,000 requests, a look an hour, a restart a day.
 
     python tests/benchmarks/bench_week.py [REQUESTS]
 

@@ -145,7 +145,7 @@ def test_overload_sheds_whole_requests_and_is_no_fair_sample(policy, canary):
 
 def test_a_folder_that_goes_away_pauses_sending(policy, canary):
     """While nothing can be written nothing is sent; what was offered comes later."""
-    cwd = policy(count=200, least="1m")
+    cwd = policy(count=300, least="1m")
     folder = RunFolder(cwd / "run")
     away = folder.root / "away"
     seen = []
@@ -170,7 +170,7 @@ def test_a_folder_that_goes_away_pauses_sending(policy, canary):
     assert 1 == done.stderr.count("goes on: what was pending has been written")
     rows = rows_of(folder.root)
     ids = list(dict.fromkeys(row["request_id"] for row in rows))
-    assert 200 == len(ids)
+    assert 300 == len(ids)
     assert ids == ids_of(rows, "dense") == ids_of(rows, "sparse")
     arrived_s = [row["arrived_s"] for row in rows]
     assert sorted(arrived_s) == arrived_s
