@@ -45,12 +45,15 @@ _GONE = (errno.ENOENT, errno.ESTALE)
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One segment as the manifest lists it; `elapsed_s` is the run's wall time then."""
+    """One segment as the manifest lists it; `elapsed_s` is the run's wall time then.
+
+    Manifests of the first runs don't say it: these have ended, and nothing asks for it.
+    """
 
     file: str
     rows: int
     sha256: str
-    elapsed_s: float
+    elapsed_s: float = 0.0
 
     @property
     def first(self) -> int:
