@@ -289,7 +289,7 @@ class AlmostNoon:
 def test_servers_get_nothing_while_the_window_is_closed(policy):
     """What was handed over before comes back, then the plan stands still, and goes on
     where it stopped: nothing late, nothing lost."""
-    cwd = policy(count=150, every_s=0.02, least="0s", most="10m")
+    cwd = policy(count=80, every_s=0.02, least="0s", most="10m")
     path = cwd / "policy.yaml"
     path.write_text(
         path.read_text().replace("min_pairs: 50", "min_pairs: 5000")
@@ -319,6 +319,6 @@ def test_servers_get_nothing_while_the_window_is_closed(policy):
 
     rows = [r for r in rows_of(cwd / "run") if r["arm"].startswith("dense")]
     assert "end of traffic" == listener.reason
-    assert [f"azure-{n:06d}" for n in range(150)] == ids_of(rows)
+    assert [f"azure-{n:06d}" for n in range(80)] == ids_of(rows)
     assert "waiting until Mon 30 November 12:01" in listener.reasons[0]
     assert max(r["send_lag_s"] for r in rows) < 0.5
