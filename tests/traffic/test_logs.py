@@ -188,3 +188,17 @@ def test_a_limit_beyond_any_model_is_none(write: Write) -> None:
     path = write(jsonl(ingress(max_tokens=10**9)), "requests-1.jsonl")
 
     assert read_trace(path).rows[0].max_tokens is None
+
+
+def test_a_broken_row_that_may_hold_text_is_not_quoted(tmp_path: Path) -> None:
+    """The line and the reason are told, nobody's words."""
+    rows = [{"ts": n, "request": {"prompt": "hi"}, "response": {}} for n in range(200)]
+    rows[3]["request"] = {"messages": "my secret"}
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    trace = read_trace(path, format="openai")
+
+    assert 1 == trace.bad_row_count
+    assert "messages is not a list" in trace.bad_rows[0].reason
+    assert "secret" not in repr((trace.bad_rows, trace.warnings))
