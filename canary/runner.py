@@ -79,17 +79,35 @@ def try_again(
     journal.commit_if_due()
 
 
-def keep_all(
-    journal: Journal, listener: Listener, wait: Callable[[float], object]
-) -> None:
-    """Commit what is pending, however long it takes until that is possible.
+def play_out(
+    play: Callable[[], str],
+    journal: Journal,
+    listener: Listener,
+    wait: Callable[[float], object],
+) -> str:
+    """Play, keep all that came of it, and end in order; return why nothing more comes.
+
+    A Ctrl-C drops what is in flight, of all arms alike; whatever else is raised leaves
+    what was answered committed.
 
     Raises:
-        StorageError: It took longer than the journal's patience.
+        StorageError: Nothing could be written for the journal's patience.
     """
-    journal.commit()
-    while journal.trouble is not None:
-        try_again(journal, listener, wait)
+    reason = INTERRUPTED
+    try:
+        played = play()
+        journal.commit()
+        while journal.trouble is not None:
+            try_again(journal, listener, wait)
+        reason = played
+    except KeyboardInterrupt:
+        pass
+    finally:
+        try:
+            journal.close()
+        finally:
+            listener.ended(reason)
+    return reason
 
 
 class Runner:
@@ -160,24 +178,10 @@ class Runner:
     def run(self) -> Played:
         """Play the traffic; return for each policy why and where its evidence ends.
 
-        A Ctrl-C drops the request in flight, of all arms alike, and ends the run in
-        order; whatever else is raised leaves what was answered committed.
-
         Raises:
-            StorageError: Nothing could be written for the journal's patience.
+            StorageError: As `play_out`, which says what an interrupt does.
         """
-        reason = INTERRUPTED
-        try:
-            played = self._play()
-            keep_all(self._journal, self._listener, self._sleep)
-            reason = played
-        except KeyboardInterrupt:
-            pass
-        finally:
-            try:
-                self._journal.close()
-            finally:
-                self._listener.ended(reason)
+        reason = play_out(self._play, self._journal, self._listener, self._sleep)
         return Played(
             reason=reason,
             ends=self._watches.ends,

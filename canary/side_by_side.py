@@ -24,7 +24,7 @@ from canary.runner import (
     Played,
     control_takes,
     group_items_of,
-    keep_all,
+    play_out,
     questions_of,
     try_again,
 )
@@ -62,7 +62,6 @@ class SideBySide:
         earlier: What this run has recorded before, in parts of whole requests, if it
             goes on after a pause; no warm-up.
         live: Live traffic, if that is what is sent.
-        timeout_s: How long a request may take.
         run: The run's name, for the decisions that the listener may ask for.
         doubts: Says why the traffic is no fair sample.
         orders: When it may send, and whether it is to stop.
@@ -117,24 +116,10 @@ class SideBySide:
     def run(self) -> Played:
         """Play the traffic; return for each policy why and where its evidence ends.
 
-        A Ctrl-C drops what is in flight, of all arms alike, and ends the run in order;
-        whatever else is raised leaves what was answered committed.
-
         Raises:
-            StorageError: Nothing could be written for the journal's patience.
+            StorageError: As `play_out`, which says what an interrupt does.
         """
-        reason = INTERRUPTED
-        try:
-            played = self._play()
-            keep_all(self._journal, self._listener, time.sleep)
-            reason = played
-        except KeyboardInterrupt:
-            pass
-        finally:
-            try:
-                self._journal.close()
-            finally:
-                self._listener.ended(reason)
+        reason = play_out(self._play, self._journal, self._listener, time.sleep)
         return Played(
             reason=reason,
             ends=self._watches.ends,

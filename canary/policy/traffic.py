@@ -32,25 +32,11 @@ from canary.policy.units import (
     shown,
 )
 from canary.policy.value import Value
-from canary.traffic.names import COLUMNS
+from canary.traffic.names import COLUMNS, TraceFormat
 
 _Text = Annotated[StrictStr, StringConstraints(min_length=1)]
 
-Format = Literal[
-    "auto",
-    "azure",
-    "mooncake",
-    "bailian",
-    "burstgpt",
-    "tracelab",
-    "servegen",
-    "openai",
-    "openai-batch",
-    "csv",
-    "jsonl",
-    "parquet",
-    "ingress",
-]
+Format = Literal["auto", TraceFormat]
 
 REST = "rest"
 

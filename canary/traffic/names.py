@@ -1,6 +1,8 @@
 """The names that a policy or a command line may use for formats and columns."""
 
-FORMATS = (
+from typing import Literal, get_args
+
+TraceFormat = Literal[
     "azure",
     "mooncake",
     "bailian",
@@ -13,7 +15,8 @@ FORMATS = (
     "jsonl",
     "parquet",
     "ingress",
-)
+]
+FORMATS: tuple[str, ...] = get_args(TraceFormat)
 LENGTHS_ONLY = ("azure", "mooncake", "bailian", "burstgpt", "tracelab", "servegen")
 """Those that are published without anybody's text."""
 
