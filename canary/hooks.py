@@ -8,7 +8,6 @@ by its ``Idempotency-Key``. No failure changes a verdict or an exit code.
 """
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -18,19 +17,18 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from http.client import HTTPException
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pydantic import TypeAdapter, ValidationError
-
 from canary.clock import Clock
 from canary.decision import Decision, Verdict
 from canary.errors import UsageError
 from canary.evidence.journal import RunFolder
+from canary.evidence.log import Log
 from canary.policy.model import Policy
 from canary.policy.schedule import Hook, Hooks
 from canary.record import read_run, repeat_of
@@ -65,7 +63,7 @@ class Told:
         return self.policy, self.verdict, self.target
 
 
-_ADAPTER = TypeAdapter(Told)
+_LOG = Log(Told, what="line about a hook")
 
 
 def hooks_file(folder: RunFolder) -> Path:
@@ -79,19 +77,7 @@ def read_told(folder: RunFolder) -> tuple[Told, ...]:
     Raises:
         UsageError: A line is damaged.
     """
-    path = hooks_file(folder)
-    if not path.exists():
-        return ()
-    found = []
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        try:
-            found.append(_ADAPTER.validate_json(line))
-        except ValidationError as error:
-            raise UsageError(
-                f"{path}:{number}: is no line about a hook "
-                f"({error.errors()[0]['msg']}); mend or remove the line"
-            ) from error
-    return tuple(found)
+    return _LOG.read(hooks_file(folder))
 
 
 def refuse_unready(policies: Sequence[Policy]) -> None:
@@ -226,12 +212,9 @@ class Messenger:
             when=when.isoformat(timespec="seconds"),
             error=error,
         )
-        line = json.dumps(asdict(told), ensure_ascii=False) + "\n"
         try:
-            with self._lock, hooks_file(self._folder).open("a") as file:
-                file.write(line)
-                file.flush()
-                os.fsync(file.fileno())
+            with self._lock:
+                _LOG.append(hooks_file(self._folder), told)
         except OSError as failed:
             self._say(
                 f"{hooks_file(self._folder)}: can't be written ({failed.strerror}); "

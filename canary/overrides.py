@@ -4,18 +4,15 @@ An override changes no verdict and no exit code. It says what is done all the sa
 answers for it and why. All of them stay in the file; each policy's last one counts.
 """
 
-import json
-import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from typing import Literal
 
-from pydantic import TypeAdapter, ValidationError
-
 from canary.clock import Clock
 from canary.errors import UsageError
 from canary.evidence.journal import RunFolder
+from canary.evidence.log import Log
 from canary.record import read_run
 
 ACTIONS = ("promote", "rollback", "hold")
@@ -42,7 +39,7 @@ class Override:
         }
 
 
-_ADAPTER = TypeAdapter(Override)
+_LOG = Log(Override, what="override")
 
 
 def record_override(
@@ -80,12 +77,8 @@ def record_override(
         when=when,
         why=why.strip(),
     )
-    line = json.dumps(asdict(override), ensure_ascii=False) + "\n"
     try:
-        with folder.overrides.open("a", encoding="utf-8") as file:
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
+        _LOG.append(folder.overrides, override)
     except OSError as error:
         raise UsageError(
             f"{folder.overrides}: can't be written ({error.strerror}); "
@@ -100,19 +93,7 @@ def read_overrides(folder: RunFolder) -> tuple[Override, ...]:
     Raises:
         UsageError: A line is damaged.
     """
-    if not folder.overrides.exists():
-        return ()
-    found = []
-    lines = folder.overrides.read_bytes().splitlines()
-    for number, line in enumerate(lines, 1):
-        try:
-            found.append(_ADAPTER.validate_json(line))
-        except ValidationError as error:
-            raise UsageError(
-                f"{folder.overrides}:{number}: is no override "
-                f"({error.errors()[0]['msg']}); mend or remove the line"
-            ) from error
-    return tuple(found)
+    return _LOG.read(folder.overrides)
 
 
 def last_overrides(folder: RunFolder) -> dict[str, dict[str, str]]:
