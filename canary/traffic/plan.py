@@ -30,7 +30,8 @@ Value = TypeVar("Value")
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Recipe:
     """All of a plan but its speed. `items` stand in the order in which they are sent,
-    at the shares `item_at` of the time that they are mixed into."""
+    at the shares `item_at` of the time that they are mixed into; `cut` says how many
+    outputs are longer than what is sent, if anything is cut."""
 
     trace: Trace
     selection: Selection
@@ -39,6 +40,7 @@ class Recipe:
     item_at: tuple[float, ...]
     seed: int
     sha256: str
+    cut: str | None
 
 
 def make_plan(
@@ -80,6 +82,7 @@ def make_plan(
         item_at=tuple(sorted(stable_uniform("time", seed, item.id) for item in items)),
         seed=seed,
         sha256=_content_sha256(trace, selected, ordered, selection, seed),
+        cut=_cut(trace, selected, selection.max_output_tokens),
     )
     return _laid_out(recipe, speed)
 
@@ -288,14 +291,18 @@ def _row_id(trace: Trace, index: int, again: int) -> str:
     return f"{name}~{again}" if again else name
 
 
+def _cut(trace: Trace, selected: Selected, most: int | None) -> str | None:
+    if most is None:
+        return None
+    outputs = [_output_tokens(trace.rows[int(at)]) for at in selected.rows]
+    longer = sum(output is not None and output > most for output in outputs)
+    return f"{longer:,} longer outputs are cut to {most:,} tokens"
+
+
 def _notes(recipe: Recipe, rounds: int) -> tuple[str, ...]:
     notes = [*recipe.selected.notes]
-    most = recipe.selection.max_output_tokens
-    if most is not None:
-        rows = recipe.trace.rows
-        outputs = [_output_tokens(rows[int(at)]) for at in recipe.selected.rows]
-        longer = sum(output is not None and output > most for output in outputs)
-        notes.append(f"{longer:,} longer outputs are cut to {most:,} tokens")
+    if recipe.cut is not None:
+        notes.append(recipe.cut)
     if rounds > 1:
         notes.append(f"begins again at its end, {rounds:,} rounds in all")
         first = recipe.trace.rows[int(recipe.selected.rows[0])]
