@@ -28,6 +28,7 @@ from canary.policy.units import (
     duration_s,
     duration_text,
     factor,
+    share,
     share_text,
     shown,
 )
@@ -116,6 +117,7 @@ def _sample(value: object) -> object:
     if isinstance(value, dict) and value:
         return value
     if isinstance(value, str):
+        share(value)  # or a key that nobody wrote would be blamed for it
         return {REST: value}
     raise ValueError(
         f"expected a share of the sessions, got {shown(value)}; "

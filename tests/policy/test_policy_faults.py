@@ -60,6 +60,7 @@ CHANGES = [
     ("2x", "2"),
     ("2x", "2x\n  loop: sometimes"),
     ("2x", "2x\n  sample: 0%"),
+    ("2x", "2x\n  sample: 150%"),
     ("2x", "2x\n  sample: 10"),
     ("2x", "2x\n  sample: {1k-2k: 10%}"),
     ("2x", "2x\n  sample: {1k-4k: 10%, rest: 100%}"),
