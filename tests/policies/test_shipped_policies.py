@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from canary import experiment
+from canary.arms.base import OneDevice
 from canary.arms.local import LocalArm
 from canary.evidence.journal import Journal, RunFolder, read_segments
 from canary.judge import Ended, judge
@@ -56,7 +57,7 @@ def decisions(prepared, folder, **variants):
     runner = Runner(
         policies,
         with_speed(prepared.plan, 0.4),
-        arms,
+        [OneDevice(arms)],
         Journal(run, clock=clock, every_s=1e9),
         clock=clock,
         sleep=clock.sleep,

@@ -65,7 +65,7 @@ def test_a_dead_actor_is_known_and_comes_back():
     """The death of a process is told from an answer, and a restart serves again."""
     arm = start_ray_arms(
         {"a": VariantSpec(model="reference")}, build=build, timeout_s=60.0
-    )["a"]
+    )[0].arms["a"]
     before = arm.serve(ask("q0"))
 
     with pytest.raises(ArmDiedError) as caught:
@@ -85,7 +85,7 @@ def test_a_hanging_actor_is_given_up_and_comes_back(monkeypatch):
     """Nobody waits for ever: the request is a timeout, and a restart serves again."""
     monkeypatch.setattr("canary.arms.ray.replicas._HANG_S", 0.5)
     specs = {"a": VariantSpec(model="reference")}
-    arm = start_ray_arms(specs, build=build, timeout_s=0.5)["a"]
+    arm = start_ray_arms(specs, build=build, timeout_s=0.5)[0].arms["a"]
 
     with ThreadPoolExecutor(1) as other:
         asked = other.submit(arm.serve, ask("hangs"))
@@ -113,7 +113,8 @@ def test_what_takes_the_place_away_ends_all_arms_and_rebuilds_them(tmp_path):
         "a": VariantSpec(model="reference"),
         "b": VariantSpec(model="reference", attention="sliding_window(window=256)"),
     }
-    arms = start_ray_arms(specs, build=partial(shaky, tmp_path), timeout_s=60.0)
+    sets = start_ray_arms(specs, build=partial(shaky, tmp_path), timeout_s=60.0)
+    arms = sets[0].arms
     first = {name: arm.describe()["pid"] for name, arm in arms.items()}
     arms["a"]._epoch += 1  # as if its actor were the one before
 
