@@ -223,6 +223,7 @@ class Runner:
         if number == self._replicas.arrangement or self._over():
             return
         self._take_all()
+        self._listener.waiting("the arms change places")
         began_s = self._clock()
         for moved in self._replicas.arrange(number):
             self._record(moved)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from canary import experiment
+from canary.answers import prompt_size
 from canary.arms.base import OneDevice
 from canary.arms.local import LocalArm
 from canary.evidence.journal import Journal, RunFolder, read_segments
@@ -40,6 +41,19 @@ def test_the_policies_for_a_gpu_can_be_run_together():
     assert [] == [fault for policy in policies for fault in missing_files(policy)]
     # a p99 has no finite bound below 1,197 requests
     assert sum(request.kind == "latency" for request in plan.requests) > 2 * 1197
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "policies/long").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_each_policy_for_two_gpus_can_be_run(path):
+    """It loads, finds its files, and has prompts beyond 32k tokens to tell of."""
+    (policy,) = load_policies([path])
+
+    plan = prepare((policy,), seed=0).plan
+
+    assert [] == missing_files(policy)
+    assert 20 <= sum(prompt_size(request) > 32 * 1024 for request in plan.requests)
 
 
 def decisions(prepared, folder, **variants):
