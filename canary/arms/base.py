@@ -20,8 +20,9 @@ class Completion:
 
     `generation` is None unless `status` is ok; `error` is set unless it is.
     `service_s` is the time from the call to its end, also of a failure.
-    `peak_memory_bytes` is the peak of the arm's own process so far, None where arms
-    share a process and nobody can tell whose memory it is. `epoch` counts how often
+    `peak_memory_bytes` is the most GPU memory that was allocated for this request or,
+    on a CPU, the peak of the arm's own process so far; None where arms share a process
+    and nobody can tell whose memory it is. `epoch` counts how often
     the arm had been started anew.
     """
 

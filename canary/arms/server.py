@@ -70,9 +70,15 @@ class ArmServer:
             device=self._facts["device"],
             generation=generation,
             error=error,
-            peak_memory_bytes=process_peak_bytes() if self._own_process else None,
+            peak_memory_bytes=self._peak_bytes(generation),
             epoch=self._epoch,
         )
+
+    def _peak_bytes(self, generation: Generation | None) -> int | None:
+        """The GPU's memory for this request, else the process's if it is the arm's."""
+        if generation is not None and generation.device_peak_bytes is not None:
+            return generation.device_peak_bytes
+        return process_peak_bytes() if self._own_process else None
 
     def describe(self) -> dict[str, str]:
         """Return what the variant says of itself."""
