@@ -16,6 +16,7 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 from canary.arms.ray import ray_cluster, start_ray_arms
@@ -43,7 +44,7 @@ def at_once(plan, requests):
     """Return the first requests of a plan, none of which has to wait."""
     chosen = [r for r in plan.requests if r.kind == "latency"][:requests]
     return Plan(
-        requests=tuple(chosen),
+        requests=tuple(replace(request, arrival_s=0.0) for request in chosen),
         arm_orders=plan.arm_orders[: len(chosen)],
         seed=plan.seed,
         sha256=plan.sha256,
@@ -72,6 +73,7 @@ def play(policy, plan, sets):
 
 def measure(policy, plan, placement):
     """Return pairs per second, and the median service time by arm and card."""
+    policy = policy.model_copy(update={"placement": placement})
     timeout_s = policy.traffic.timeout_s
     sets = start_ray_arms(
         arms_of([policy]), build=build, timeout_s=timeout_s, placement=placement
