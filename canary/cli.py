@@ -73,7 +73,11 @@ Local = Annotated[
 def run(
     policies: PolicyFiles,
     out: Annotated[
-        Path | None, typer.Option(help="A new folder; default reports/<name>-<time>.")
+        str | None,
+        typer.Option(
+            help="A new folder, or an fsspec URL such as s3://bucket/runs/name; "
+            "default reports/<name>-<time>."
+        ),
     ] = None,
     address: Address = None,
     local: Local = False,
@@ -83,7 +87,7 @@ def run(
     from canary.evidence.journal import RunFolder
 
     loaded = load_for_run(policies)
-    folder = RunFolder(out or new_folder(loaded))
+    folder = RunFolder.at(out or new_folder(loaded))
     decisions = _begin(folder, loaded, seed=seed, address=address, local=local)
     finish(folder, loaded, decisions)
 
@@ -98,7 +102,7 @@ def resume(
     from canary import experiment
     from canary.evidence.journal import RunFolder
 
-    folder = RunFolder(run_folder)
+    folder = RunFolder.at(run_folder)
     policies = experiment.kept_policies(folder)
     decisions = _go_on(folder, policies, address=address, local=local)
     finish(folder, policies, decisions)
@@ -124,7 +128,7 @@ def attempt(
     from canary.record import read_run
     from canary.watches import INTERRUPTED
 
-    folder = RunFolder(run_folder)
+    folder = RunFolder.at(run_folder)
     loaded = load_for_run(policies)
     if folder.run_json.exists():
         _await_lease(folder)

@@ -6,8 +6,10 @@ nothing by itself: the command line says where arms run and shows what happens.
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -28,6 +30,7 @@ from canary.evidence.journal import (
 from canary.evidence.lease import Lease
 from canary.evidence.observation import SCHEMA
 from canary.evidence.reading import read_observations
+from canary.evidence.remote import Location
 from canary.judge import Ended, judge
 from canary.losses import losses_so_far
 from canary.orders import Orders, stop_file
@@ -110,7 +113,7 @@ def execute(
                 arms={name: arm.describe() for name, arm in arms.items()},
                 where=place.where,
                 command=command,
-                run=folder.root.resolve().name,
+                run=folder.name,
             )
             live = None
             if prepared.live is not None:
@@ -362,7 +365,9 @@ def kept_policies(folder: RunFolder) -> tuple[Policy, ...]:
     record = read_run(folder)
     recorded = record["policies"]
     paths = [folder.policies / f"{name}.yaml" for name in recorded]
-    kept = load_policies(paths, folders=record.get("folders", ()))
+    with TemporaryDirectory() if folder.remote else nullcontext("") as nearby:
+        files = [_nearby(path, Path(nearby)) for path in paths]
+        kept = load_policies(files, folders=record.get("folders", ()))
     for policy, path in zip(kept, paths, strict=True):
         if policy.sha256 != recorded[policy.name]:
             raise UsageError(
@@ -370,6 +375,18 @@ def kept_policies(folder: RunFolder) -> tuple[Policy, ...]:
                 f"policy with `canary judge {folder.root} --policy FILE`"
             )
     return kept
+
+
+def _nearby(path: Location, folder: Path) -> Path:
+    """Return a file that can be read here: of an object at a URL, a copy."""
+    if isinstance(path, Path):
+        return path
+    copy = folder / path.name
+    try:
+        copy.write_bytes(path.read_bytes())
+    except FileNotFoundError as error:
+        raise UsageError(f"{path}: is gone; restore it from a copy") from error
+    return copy
 
 
 def _keep_policies(folder: RunFolder, policies: Sequence[Policy]) -> None:
