@@ -106,7 +106,10 @@ class RemotePath:
     def rglob(self, name: str) -> Iterator["RemotePath"]:
         """Yield what is called so, however far below."""
         self._forget()
-        keys = self._asked("read", lambda: self._store.find(self._key))
+        try:
+            keys = self._asked("read", lambda: self._store.find(self._key))
+        except FileNotFoundError:
+            return
         start = len(self._key) + 1
         below = [str(key)[start:] for key in keys]
         yield from (self / one for one in below if one.rpartition("/")[2] == name)
@@ -233,5 +236,6 @@ def _reason(error: Exception) -> str:
         return "access is denied: check the credentials in the environment"
     if isinstance(error, TimeoutError):
         return "it doesn't answer in time"
-    said = re.sub(r"\?\S*", "", " ".join(str(error).split()))[:_LONGEST_REASON]
+    words = getattr(error, "strerror", None) or str(error)
+    said = re.sub(r"\?\S*", "", " ".join(words.split()))[:_LONGEST_REASON]
     return said or type(error).__name__
