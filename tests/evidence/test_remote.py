@@ -43,7 +43,9 @@ class Flaky(MemoryFileSystem):
 
     def pipe_file(self, path, value, mode="overwrite", **_):
         """Put an object, or not."""
-        return self._failing(lambda: MemoryFileSystem.pipe_file(self, path, value, mode))
+        return self._failing(
+            lambda: MemoryFileSystem.pipe_file(self, path, value, mode)
+        )
 
     def rm_file(self, path):
         """Remove an object, or not."""
@@ -200,9 +202,7 @@ def test_a_segment_of_another_runner_is_never_replaced(folder):
 
 def leases(folder):
     clock = FakeClock(1000.0)
-    return clock, *(
-        Lease(folder, wall_clock=clock, boot_clock=clock) for _ in range(2)
-    )
+    return clock, *(Lease(folder, wall_clock=clock, boot_clock=clock) for _ in range(2))
 
 
 def test_one_runner_at_a_time(folder):
