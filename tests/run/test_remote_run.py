@@ -50,7 +50,7 @@ def project(tmp_path_factory):
     )
     items = [
         {"id": f"q{n}", "input": "what ?", "target": ["42"], "task": "contracts"}
-        for n in range(120)
+        for n in range(200)
     ]
     (folder / "items.jsonl").write_text("".join(json.dumps(i) + "\n" for i in items))
     (folder / "store").mkdir()
