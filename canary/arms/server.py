@@ -19,6 +19,8 @@ class ArmServer:
         own_process: Whether the process's memory is this arm's alone.
         timeout_s: How long a request may take before it has failed.
         epoch: How often the arm had been started anew, which every answer carries.
+        card: Model and UUID of the GPU that the arm was given; rows tell by it which
+            of several alike answered.
     """
 
     def __init__(
@@ -29,6 +31,7 @@ class ArmServer:
         own_process: bool,
         timeout_s: float,
         epoch: int = 0,
+        card: str | None = None,
     ) -> None:
         self._variant = variant
         self._clock = clock
@@ -36,6 +39,8 @@ class ArmServer:
         self._timeout_s = timeout_s
         self._epoch = epoch
         self._facts = variant.describe()
+        if card is not None and self._facts["device"].startswith("cuda"):
+            self._facts |= {"device": f"cuda ({card})"}
 
     def serve(self, request: Request) -> Completion:
         """Answer one request; an exception of the variant is evidence about it."""
@@ -65,9 +70,15 @@ class ArmServer:
             device=self._facts["device"],
             generation=generation,
             error=error,
-            peak_memory_bytes=process_peak_bytes() if self._own_process else None,
+            peak_memory_bytes=self._peak_bytes(generation),
             epoch=self._epoch,
         )
+
+    def _peak_bytes(self, generation: Generation | None) -> int | None:
+        """The GPU's memory for this request, else the process's if it is the arm's."""
+        if generation is not None and generation.device_peak_bytes is not None:
+            return generation.device_peak_bytes
+        return process_peak_bytes() if self._own_process else None
 
     def describe(self) -> dict[str, str]:
         """Return what the variant says of itself."""

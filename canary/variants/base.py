@@ -16,7 +16,8 @@ class Generation:
     ``blocked[sliding_window(window=256)]``; `density` is the mean over layers of the
     visible share of causal pairs in prefill, `density_min` and `density_max` the least
     and most of any head; `compiles` is how many forms of kernels were compiled
-    meanwhile, which a request should never wait for.
+    meanwhile, which a request should never wait for; `device_peak_bytes` is the most
+    memory that was allocated on the GPU meanwhile, None on a CPU.
     """
 
     prompt_tokens: int
@@ -29,6 +30,7 @@ class Generation:
     density_min: float | None = None
     density_max: float | None = None
     compiles: int | None = None
+    device_peak_bytes: int | None = None
 
 
 class Variant(Protocol):

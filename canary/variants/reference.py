@@ -86,6 +86,8 @@ class ReferenceVariant:
         stops = request.stop if request.kind == "quality" else ()
         ran = _Ran()
         before = compiles()
+        if self._cuda is not None:
+            torch.cuda.reset_peak_memory_stats(self._device)
         step = self._reader(len(prompt), len(prompt) + limit, ran)
         written = [step(prompt)]
         first_token_s = self._clock() - began_s
@@ -107,6 +109,9 @@ class ReferenceVariant:
             density_min=min(each.least for each in densities),
             density_max=max(each.most for each in densities),
             compiles=compiles() - before,
+            device_peak_bytes=torch.cuda.max_memory_allocated(self._device)
+            if self._cuda is not None
+            else None,
         )
 
     def describe(self) -> dict[str, str]:
