@@ -99,11 +99,11 @@ def resume(
     local: Local = False,
 ) -> None:
     """Go on with a run that was interrupted, by Ctrl-C, a crash or a reboot."""
-    from canary import experiment
     from canary.evidence.journal import RunFolder
+    from canary.kept import kept_policies
 
     folder = RunFolder.at(run_folder)
-    policies = experiment.kept_policies(folder)
+    policies = kept_policies(folder)
     decisions = _go_on(folder, policies, address=address, local=local)
     finish(folder, policies, decisions)
 
@@ -123,7 +123,7 @@ def attempt(
     `canary stop`: then there is nothing to try again.
     """
     from canary.evidence.journal import RunFolder
-    from canary.experiment import kept_policies
+    from canary.kept import kept_policies
     from canary.orders import stop_file
     from canary.record import read_run
     from canary.watches import INTERRUPTED

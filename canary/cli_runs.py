@@ -180,6 +180,7 @@ def override(
     from canary import experiment
     from canary.evidence.journal import RunFolder
     from canary.evidence.lease import Lease
+    from canary.kept import kept_policies
     from canary.overrides import record_override
 
     folder = RunFolder.at(run_folder)
@@ -189,7 +190,7 @@ def override(
     if Lease(folder, wall_clock=time.time).is_taken():
         typer.echo("Recorded; the report shows it once the run is over.")
         return
-    experiment.conclude(folder, experiment.kept_policies(folder))
+    experiment.conclude(folder, kept_policies(folder))
     typer.echo(f"Recorded, beside the verdict. Report: {folder.report_html}")
 
 
@@ -306,9 +307,10 @@ def report(run_folder: RunArgument) -> None:
     """Judge a run again and write its reports anew."""
     from canary import experiment
     from canary.evidence.journal import RunFolder
+    from canary.kept import kept_policies
 
     folder = RunFolder.at(run_folder)
-    policies = experiment.kept_policies(folder)
+    policies = kept_policies(folder)
     finish(folder, policies, experiment.conclude(folder, policies))
 
 

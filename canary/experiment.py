@@ -6,10 +6,8 @@ nothing by itself: the command line says where arms run and shows what happens.
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -30,12 +28,11 @@ from canary.evidence.journal import (
 from canary.evidence.lease import Lease
 from canary.evidence.observation import SCHEMA
 from canary.evidence.reading import read_observations
-from canary.evidence.remote import Location
 from canary.judge import Ended, judge
+from canary.kept import keep_policies, kept_policies
 from canary.losses import losses_so_far
 from canary.orders import Orders, stop_file
 from canary.overrides import last_overrides
-from canary.policy.load import load_policies
 from canary.policy.model import Policy, VariantSpec
 from canary.prepare import Prepared, prepare
 from canary.record import (
@@ -103,7 +100,7 @@ def execute(
         warm = warm_up_all(sets, prepared.plan, _WARM_UP_REQUESTS)
         plan = at_speed(prepared, warm[0], sets=len(sets))
         folder.create()  # not earlier: what fails until here leaves nothing behind
-        _keep_policies(folder, prepared.policies)
+        keep_policies(folder, prepared.policies)
         with _writing(folder, place) as journal:
             journal.append([row for rows in warm for row in rows])
             record = new_record(
@@ -361,45 +358,6 @@ def conclude(folder: RunFolder, policies: Sequence[Policy]) -> tuple[Decision, .
     write_atomically(folder.report_html, render_html(data).encode())
     write_atomically(folder.report_markdown, render_markdown(data).encode())
     return decisions
-
-
-def kept_policies(folder: RunFolder) -> tuple[Policy, ...]:
-    """Return the policies of a run as they were when it started.
-
-    Raises:
-        UsageError: One is missing, or has been changed since.
-    """
-    record = read_run(folder)
-    recorded = record["policies"]
-    paths = [folder.policies / f"{name}.yaml" for name in recorded]
-    with TemporaryDirectory() if folder.remote else nullcontext("") as nearby:
-        files = [_nearby(path, Path(nearby)) for path in paths]
-        kept = load_policies(files, folders=record.get("folders", ()))
-    for policy, path in zip(kept, paths, strict=True):
-        if policy.sha256 != recorded[policy.name]:
-            raise UsageError(
-                f"{path}: has been changed since the run; put it back, or ask another "
-                f"policy with `canary judge {folder.root} --policy FILE`"
-            )
-    return kept
-
-
-def _nearby(path: Location, folder: Path) -> Path:
-    """Return a file that can be read here: of an object at a URL, a copy."""
-    if isinstance(path, Path):
-        return path
-    copy = folder / path.name
-    try:
-        copy.write_bytes(path.read_bytes())
-    except FileNotFoundError as error:
-        raise UsageError(f"{path}: is gone; restore it from a copy") from error
-    return copy
-
-
-def _keep_policies(folder: RunFolder, policies: Sequence[Policy]) -> None:
-    for policy in policies:
-        target = folder.policies / f"{policy.name}.yaml"
-        write_atomically(target, policy.text.encode())
 
 
 def _end(end: Ended) -> dict[str, Any]:
