@@ -73,7 +73,11 @@ Local = Annotated[
 def run(
     policies: PolicyFiles,
     out: Annotated[
-        Path | None, typer.Option(help="A new folder; default reports/<name>-<time>.")
+        str | None,
+        typer.Option(
+            help="A new folder, or an fsspec URL such as s3://bucket/runs/name; "
+            "default reports/<name>-<time>."
+        ),
     ] = None,
     address: Address = None,
     local: Local = False,
@@ -83,7 +87,7 @@ def run(
     from canary.evidence.journal import RunFolder
 
     loaded = load_for_run(policies)
-    folder = RunFolder(out or new_folder(loaded))
+    folder = RunFolder.at(out or new_folder(loaded))
     decisions = _begin(folder, loaded, seed=seed, address=address, local=local)
     finish(folder, loaded, decisions)
 
@@ -95,11 +99,11 @@ def resume(
     local: Local = False,
 ) -> None:
     """Go on with a run that was interrupted, by Ctrl-C, a crash or a reboot."""
-    from canary import experiment
     from canary.evidence.journal import RunFolder
+    from canary.kept import kept_policies
 
-    folder = RunFolder(run_folder)
-    policies = experiment.kept_policies(folder)
+    folder = RunFolder.at(run_folder)
+    policies = kept_policies(folder)
     decisions = _go_on(folder, policies, address=address, local=local)
     finish(folder, policies, decisions)
 
@@ -119,12 +123,12 @@ def attempt(
     `canary stop`: then there is nothing to try again.
     """
     from canary.evidence.journal import RunFolder
-    from canary.experiment import kept_policies
+    from canary.kept import kept_policies
     from canary.orders import stop_file
     from canary.record import read_run
     from canary.watches import INTERRUPTED
 
-    folder = RunFolder(run_folder)
+    folder = RunFolder.at(run_folder)
     loaded = load_for_run(policies)
     if folder.run_json.exists():
         _await_lease(folder)

@@ -27,7 +27,7 @@ PolicyFiles = Annotated[
 ]
 
 Pilot = Annotated[
-    Path | None,
+    str | None,
     typer.Option(help="What both arms did before: a run folder, or a table."),
 ]
 Simulate = Annotated[
@@ -93,10 +93,11 @@ def load_for_run(paths: list[Path]) -> "tuple[Policy, ...]":
 
 
 def _plans(
-    paths: list[Path], pilot: Path | None, seed: int, simulation: "Simulation | None"
+    paths: list[Path], pilot: str | None, seed: int, simulation: "Simulation | None"
 ) -> "tuple[PolicyPlan, ...]":
     from canary.evidence.journal import RunFolder
     from canary.evidence.reading import read_observations
+    from canary.evidence.remote import located
     from canary.planning.pilot import notes_on
     from canary.planning.planner import plan_run
     from canary.prepare import expected_plan, prepare
@@ -106,10 +107,11 @@ def _plans(
     plan, basis = expected_plan(prepared)
     observations, record = None, {}
     if pilot is not None:
-        if not pilot.exists():
+        place = located(pilot)
+        if not place.exists():
             raise UsageError(f"{pilot}: no such file or folder; name a pilot's run")
-        observations = read_observations(pilot)
-        record = read_run(RunFolder(pilot)) if pilot.is_dir() else {}
+        observations = read_observations(place)
+        record = read_run(RunFolder(place)) if place.is_dir() else {}
     if simulation is not None:
         typer.echo("simulating runs, which can take a minute a policy", err=True)
     return plan_run(

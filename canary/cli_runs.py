@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+RunArgument = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run folder, or the URL of one.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 
 _REREAD_EVERY_S = 1.0
@@ -39,7 +41,7 @@ def status(run_folder: RunArgument, as_json: AsJson = False) -> None:
     from canary.live import render
     from canary.status import read_status
 
-    found = read_status(RunFolder(run_folder), wall_clock=time.time)
+    found = read_status(RunFolder.at(run_folder), wall_clock=time.time)
     if as_json:
         _print_json(found.to_dict())
     else:
@@ -58,7 +60,7 @@ def watch(run_folder: RunArgument) -> None:
     from canary.report.words import printable
     from canary.status import read_status
 
-    folder = RunFolder(run_folder)
+    folder = RunFolder.at(run_folder)
     try:
         with Screen(Console(), clock=time.monotonic) as screen:
             while True:
@@ -93,8 +95,8 @@ def _writer_is_gone(found: "RunStatus") -> bool:
 @app.command()
 def runs(
     folder: Annotated[
-        Path, typer.Argument(metavar="[FOLDER]", help="Where to look.")
-    ] = Path("reports"),
+        str, typer.Argument(metavar="[FOLDER]", help="Where to look; may be a URL.")
+    ] = "reports",
     *,
     as_json: AsJson = False,
     prune: Annotated[
@@ -117,6 +119,7 @@ def runs(
     """
     from rich.console import Console
 
+    from canary.evidence.remote import located
     from canary.history import list_runs
     from canary.live import render_runs
 
@@ -127,7 +130,7 @@ def runs(
         raise UsageError(
             "--older-than, --keep-bytes and --yes are about --prune; add it"
         )
-    found = list_runs(folder, wall_clock=time.time)
+    found = list_runs(located(folder), wall_clock=time.time)
     if as_json:
         _print_json([entry.to_dict() for entry in found])
     elif found:
@@ -137,8 +140,9 @@ def runs(
 
 
 def _prune(
-    folder: Path, older_than: str | None, keep_bytes: str | None, *, yes: bool
+    folder: str, older_than: str | None, keep_bytes: str | None, *, yes: bool
 ) -> None:
+    from canary.evidence.remote import located
     from canary.pruning import age_s, plan_pruning, prune, size_bytes
 
     if older_than is None and keep_bytes is None:
@@ -147,7 +151,7 @@ def _prune(
             "both"
         )
     removals = plan_pruning(
-        folder,
+        located(folder),
         older_than_s=None if older_than is None else age_s(older_than),
         keep_bytes=None if keep_bytes is None else size_bytes(keep_bytes),
         wall_clock=time.time,
@@ -176,27 +180,28 @@ def override(
     from canary import experiment
     from canary.evidence.journal import RunFolder
     from canary.evidence.lease import Lease
+    from canary.kept import kept_policies
     from canary.overrides import record_override
 
-    folder = RunFolder(run_folder)
+    folder = RunFolder.at(run_folder)
     record_override(
         folder, policy=policy, action=action, by=by, why=why, wall_clock=time.time
     )
     if Lease(folder, wall_clock=time.time).is_taken():
         typer.echo("Recorded; the report shows it once the run is over.")
         return
-    experiment.conclude(folder, experiment.kept_policies(folder))
+    experiment.conclude(folder, kept_policies(folder))
     typer.echo(f"Recorded, beside the verdict. Report: {folder.report_html}")
 
 
 @app.command()
 def judge(
     evidence: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(
             metavar="RUN|OBSERVATIONS...",
-            help="A run folder, or observations as .parquet, .csv or .jsonl; several "
-            "are shards of one run, split by session.",
+            help="A run folder, or observations as .parquet, .csv or .jsonl, here or "
+            "at a URL; several are shards of one run, split by session.",
         ),
     ],
     policy: Annotated[
@@ -232,12 +237,14 @@ def judge(
     raise typer.Exit(worst_exit_code([d.verdict for d in decisions[: len(policy)]]))
 
 
-def _decide(paths: "Sequence[Path]", policies: "Sequence[Policy]") -> "list[Decision]":
+def _decide(names: "Sequence[str]", policies: "Sequence[Policy]") -> "list[Decision]":
     from canary.evidence.journal import RunFolder
     from canary.evidence.reading import Shards
+    from canary.evidence.remote import located
     from canary.judge import judge as decide
     from canary.record import ended_of, ended_together, read_run, refuse_pruned
 
+    paths = [located(name) for name in names]
     for path in paths:
         if not path.exists():
             raise UsageError(f"{path}: no such file or folder; name what was recorded")
@@ -245,7 +252,7 @@ def _decide(paths: "Sequence[Path]", policies: "Sequence[Policy]") -> "list[Deci
     for record, path in zip(records, paths, strict=True):
         refuse_pruned(RunFolder(path), record)
     observations = Shards(paths)
-    names = [
+    runs = [
         record.get("run", path.name)
         for record, path in zip(records, paths, strict=True)
     ]
@@ -253,7 +260,7 @@ def _decide(paths: "Sequence[Path]", policies: "Sequence[Policy]") -> "list[Deci
         decide(
             one,
             observations,
-            run=" + ".join(names),
+            run=" + ".join(runs),
             ended=ended_together(
                 [ended_of(record, one.name, one.sha256) for record in records]
             ),
@@ -300,9 +307,10 @@ def report(run_folder: RunArgument) -> None:
     """Judge a run again and write its reports anew."""
     from canary import experiment
     from canary.evidence.journal import RunFolder
+    from canary.kept import kept_policies
 
-    folder = RunFolder(run_folder)
-    policies = experiment.kept_policies(folder)
+    folder = RunFolder.at(run_folder)
+    policies = kept_policies(folder)
     finish(folder, policies, experiment.conclude(folder, policies))
 
 

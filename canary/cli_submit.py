@@ -4,12 +4,12 @@ Like `canary.cli`, a place that prints and exits; commands import when they are 
 """
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from canary.cli_plan import PolicyFiles, load_for_run
+from canary.cli_runs import RunArgument
 from canary.errors import UsageError
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ def submit(
     *,
     address: Dashboard = None,
     out: Annotated[
-        Path | None,
-        typer.Option(help="The run's folder; one that exists is gone on with."),
+        str | None,
+        typer.Option(help="The run's folder or URL; one that exists is gone on with."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seeds the plan.", min=0)] = 0,
     manifest: Annotated[
@@ -54,7 +54,7 @@ def submit(
     if out is None:
         from canary.cli import new_folder
 
-        out = new_folder(loaded)
+        out = str(new_folder(loaded))
     wanted = submission(out, policies, seed=seed)
     if manifest is not None:
         _print_manifest(manifest, wanted, address)
@@ -74,7 +74,7 @@ def submit(
 
 @app.command()
 def stop(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    run_folder: RunArgument,
     address: Dashboard = None,
 ) -> None:
     """Let a run end in order, wherever it runs: it can be resumed.
@@ -86,7 +86,7 @@ def stop(
     from canary.evidence.lease import Lease
     from canary.orders import ask_to_stop
 
-    folder = RunFolder(run_folder)
+    folder = RunFolder.at(run_folder)
     attempt = None if address is None else _attempt(folder, address)
     lease = Lease(folder, wall_clock=time.time)
     if folder.run_json.exists() and lease.is_taken():
@@ -115,14 +115,16 @@ def stop(
 def _attempt(folder: "RunFolder", address: str) -> "Attempt | None":
     """Return the job that attempts the run now, if there is one."""
     from canary.arms.jobs import Jobs
+    from canary.evidence.remote import absolute
 
-    where = str(folder.root.absolute())
-    attempts = Jobs(address).attempts(folder.root.absolute().name)
+    root = absolute(folder.root)
+    where = str(root)
+    attempts = Jobs(address).attempts(root.name)
     mine = [each for each in attempts if each.folder == where and not each.over]
     return mine[-1] if mine else None
 
 
-def _stop_job(run_folder: Path, attempt: "Attempt", address: str) -> None:
+def _stop_job(run_folder: str, attempt: "Attempt", address: str) -> None:
     from canary.arms.jobs import Jobs
 
     Jobs(address).stop(attempt)

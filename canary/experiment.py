@@ -29,10 +29,10 @@ from canary.evidence.lease import Lease
 from canary.evidence.observation import SCHEMA
 from canary.evidence.reading import read_observations
 from canary.judge import Ended, judge
+from canary.kept import keep_policies, kept_policies
 from canary.losses import losses_so_far
 from canary.orders import Orders, stop_file
 from canary.overrides import last_overrides
-from canary.policy.load import load_policies
 from canary.policy.model import Policy, VariantSpec
 from canary.prepare import Prepared, prepare
 from canary.record import (
@@ -100,7 +100,7 @@ def execute(
         warm = warm_up_all(sets, prepared.plan, _WARM_UP_REQUESTS)
         plan = at_speed(prepared, warm[0], sets=len(sets))
         folder.create()  # not earlier: what fails until here leaves nothing behind
-        _keep_policies(folder, prepared.policies)
+        keep_policies(folder, prepared.policies)
         with _writing(folder, place) as journal:
             journal.append([row for rows in warm for row in rows])
             record = new_record(
@@ -114,7 +114,7 @@ def execute(
                 ],
                 where=place.where,
                 command=command,
-                run=folder.root.resolve().name,
+                run=folder.name,
             )
             live = None
             if prepared.live is not None:
@@ -358,31 +358,6 @@ def conclude(folder: RunFolder, policies: Sequence[Policy]) -> tuple[Decision, .
     write_atomically(folder.report_html, render_html(data).encode())
     write_atomically(folder.report_markdown, render_markdown(data).encode())
     return decisions
-
-
-def kept_policies(folder: RunFolder) -> tuple[Policy, ...]:
-    """Return the policies of a run as they were when it started.
-
-    Raises:
-        UsageError: One is missing, or has been changed since.
-    """
-    record = read_run(folder)
-    recorded = record["policies"]
-    paths = [folder.policies / f"{name}.yaml" for name in recorded]
-    kept = load_policies(paths, folders=record.get("folders", ()))
-    for policy, path in zip(kept, paths, strict=True):
-        if policy.sha256 != recorded[policy.name]:
-            raise UsageError(
-                f"{path}: has been changed since the run; put it back, or ask another "
-                f"policy with `canary judge {folder.root} --policy FILE`"
-            )
-    return kept
-
-
-def _keep_policies(folder: RunFolder, policies: Sequence[Policy]) -> None:
-    for policy in policies:
-        target = folder.policies / f"{policy.name}.yaml"
-        write_atomically(target, policy.text.encode())
 
 
 def _end(end: Ended) -> dict[str, Any]:

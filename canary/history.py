@@ -2,14 +2,14 @@
 
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from canary.clock import Clock
 from canary.decision import SCHEMA, Verdict
 from canary.errors import CanaryError, UsageError
-from canary.evidence.journal import RunFolder
+from canary.evidence.folder import BEGAN, RunFolder, written_unix_s
 from canary.evidence.lease import Lease
+from canary.evidence.remote import Location, RemotePath
 from canary.overrides import last_overrides
 from canary.record import read_run
 from canary.status import RunState, RunStatus, kept_status
@@ -17,6 +17,8 @@ from canary.watches import INTERRUPTED
 
 # Files carry the time of the kernel's last tick, or of a file server.
 _CLOCK_SLACK_S = 1.0
+# And objects at a URL the store's, which may differ by as much as hosts may.
+_REMOTE_SLACK_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,13 +46,17 @@ class RunEntry:
         return asdict(self)
 
 
-def list_runs(root: Path, *, wall_clock: Clock) -> list[RunEntry]:
+def list_runs(root: Location, *, wall_clock: Clock) -> list[RunEntry]:
     """Return all runs in and below a folder, the newest first, broken ones last."""
-    records = {path.parent for path in root.rglob("run.json")}
-    halves = {path.parent for path in root.rglob("observations") if path.is_dir()}
+    records: set[Location] = {path.parent for path in root.rglob("run.json")}
+    if isinstance(root, RemotePath):
+        halves = {path.parent.parent for path in root.rglob(BEGAN)}
+        records |= halves
+    else:
+        records |= {path.parent for path in root.rglob("observations") if path.is_dir()}
     entries = [
         _entry(RunFolder(path), wall_clock=wall_clock)
-        for path in sorted(records | halves)
+        for path in sorted(records, key=str)
     ]
     return sorted(entries, key=lambda entry: entry.started or "", reverse=True)
 
@@ -133,11 +139,12 @@ def verdicts_of(folder: RunFolder, status: RunStatus) -> list[Verdict] | None:
     if status.state is RunState.INTERRUPTED:
         return [policy.verdict for policy in status.policies]
     verdicts = []
-    ended_s = (status.updated_unix_s or 0.0) - _CLOCK_SLACK_S
+    slack_s = _REMOTE_SLACK_S if folder.remote else _CLOCK_SLACK_S
+    ended_s = (status.updated_unix_s or 0.0) - slack_s
     for policy in status.policies:
         found = read_decision(folder, policy.name)
         path = folder.decision(policy.name)
-        if found is None or path.stat().st_mtime < ended_s:
+        if found is None or written_unix_s(path) < ended_s:
             return None
         verdicts.append(found[0])
     return verdicts

@@ -20,15 +20,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from http.client import HTTPException
-from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
 from canary.clock import Clock
 from canary.decision import Decision, Verdict
-from canary.errors import UsageError
+from canary.errors import StorageError, UsageError
 from canary.evidence.journal import RunFolder
 from canary.evidence.log import Log
+from canary.evidence.remote import Location
 from canary.policy.model import Policy
 from canary.policy.schedule import Hook, Hooks
 from canary.record import read_run, repeat_of
@@ -66,7 +66,7 @@ class Told:
 _LOG = Log(Told, what="line about a hook")
 
 
-def hooks_file(folder: RunFolder) -> Path:
+def hooks_file(folder: RunFolder) -> Location:
     """The file that holds what was told to whom."""
     return folder.root / "hooks.jsonl"
 
@@ -215,9 +215,10 @@ class Messenger:
         try:
             with self._lock:
                 _LOG.append(hooks_file(self._folder), told)
-        except OSError as failed:
+        except (OSError, StorageError) as failed:
+            why = failed.strerror if isinstance(failed, OSError) else failed.reason
             self._say(
-                f"{hooks_file(self._folder)}: can't be written ({failed.strerror}); "
+                f"{hooks_file(self._folder)}: can't be written ({why}); "
                 f"a resume calls the {target} of {told.policy} again"
             )
 

@@ -9,6 +9,7 @@ import os
 import socket
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Protocol
@@ -18,6 +19,7 @@ import numpy as np
 from canary.clock import Clock
 from canary.decision import Decision, GateResult, GateStatus, Look, Verdict
 from canary.errors import StorageError
+from canary.evidence.aside import aside
 from canary.evidence.journal import RunFolder
 from canary.evidence.observation import Observation, Status
 from canary.policy.model import Policy
@@ -147,6 +149,7 @@ class StatusKeeper:
         self._written_s = -math.inf
         self._began_s: float | None = None
         self._unwritten: str | None = None
+        self._beside: Future[None] | None = None
 
     def answered(
         self,
@@ -328,9 +331,26 @@ class StatusKeeper:
             self._screen.show(self.status())
 
     def _write(self) -> None:
-        """Write the file if that is possible: no evidence depends on it."""
+        """Write the file if that is possible: no evidence depends on it.
+
+        At a URL it is written beside the loop but for the last time, and not while the
+        one before is.
+        """
+        over = self._state.over
+        if self._beside is not None and not self._beside.done() and not over:
+            return
+        if self._beside is not None:
+            self._take_note(self._beside.result)
+        status = replace(self.status(), unwritten=None)
+        if self._folder.remote and not over:
+            self._beside = aside(lambda: write_status(self._folder, status))
+        else:
+            self._beside = None
+            self._take_note(lambda: write_status(self._folder, status))
+
+    def _take_note(self, written: Callable[[], None]) -> None:
         try:
-            write_status(self._folder, replace(self.status(), unwritten=None))
+            written()
         except StorageError as error:
             self._unwritten = error.reason
         else:

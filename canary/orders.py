@@ -9,18 +9,22 @@ import json
 import math
 import socket
 import time
+from concurrent.futures import Future
+from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from canary.clock import Clock
+from canary.errors import StorageError
+from canary.evidence.aside import aside
 from canary.evidence.journal import RunFolder, write_atomically
+from canary.evidence.remote import Location, RemotePath
 from canary.policy.schedule import Schedule
 
 _LOOK_EVERY_S = 1.0
 
 
-def stop_file(folder: RunFolder) -> Path:
+def stop_file(folder: RunFolder) -> Location:
     """The file that asks the run in `folder` to stop."""
     return folder.root / "stop.json"
 
@@ -55,7 +59,7 @@ class Orders:
         self,
         schedule: Schedule | None = None,
         *,
-        stop: Path | None = None,
+        stop: Location | None = None,
         clock: Clock = time.monotonic,
         wall_clock: Clock = time.time,
     ) -> None:
@@ -66,6 +70,7 @@ class Orders:
         self._wall_clock = wall_clock
         self._looked_s = -math.inf
         self._asked = False
+        self._beside: Future[bool] | None = None
         self._open = True
         self._since_s = self._until_s = math.inf
 
@@ -74,8 +79,23 @@ class Orders:
         due = self._stop is not None and self._clock() - self._looked_s >= _LOOK_EVERY_S
         if due and not self._asked and self._stop is not None:
             self._looked_s = self._clock()
-            self._asked = self._stop.exists()
+            if isinstance(self._stop, RemotePath):
+                self._asked = self._look_beside(self._stop)
+            else:
+                self._asked = self._stop.exists()
         return self._asked
+
+    def _look_beside(self, stop: RemotePath) -> bool:
+        """Return what was found the last time, and look again without waiting."""
+        found = False
+        if self._beside is not None:
+            if not self._beside.done():
+                return False
+            # A store that fails is told of where something is to be written.
+            with suppress(StorageError):
+                found = self._beside.result()
+        self._beside = aside(stop.exists)
+        return found
 
     def closed(self) -> str | None:
         """Return why nothing may be sent now, in words; None if it may."""

@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from typing import Literal
 
 from canary.clock import Clock
-from canary.errors import UsageError
+from canary.errors import StorageError, UsageError
 from canary.evidence.journal import RunFolder
 from canary.evidence.log import Log
 from canary.record import read_run
@@ -79,10 +79,10 @@ def record_override(
     )
     try:
         _LOG.append(folder.overrides, override)
-    except OSError as error:
+    except (OSError, StorageError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error.reason
         raise UsageError(
-            f"{folder.overrides}: can't be written ({error.strerror}); "
-            "nothing was recorded"
+            f"{folder.overrides}: can't be written ({reason}); nothing was recorded"
         ) from error
     return override
 

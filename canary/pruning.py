@@ -17,8 +17,9 @@ from pathlib import Path
 
 from canary.clock import Clock
 from canary.errors import CanaryError, UsageError
-from canary.evidence.journal import RunFolder
+from canary.evidence.folder import RunFolder, written_unix_s
 from canary.evidence.lease import Lease
+from canary.evidence.remote import Location, RemotePath
 from canary.policy.units import duration_s
 from canary.record import read_run, write_run
 
@@ -84,7 +85,7 @@ def age_s(text: str) -> float:
 
 
 def plan_pruning(
-    root: Path,
+    root: Location,
     *,
     older_than_s: float | None,
     keep_bytes: int | None,
@@ -95,7 +96,15 @@ def plan_pruning(
     Raw observations of runs that nobody has written to for longer than `older_than_s`
     go. If what then remains is more than `keep_bytes`, more of them go, and where that
     is not enough whole runs.
+
+    Raises:
+        UsageError: It lies at a URL.
     """
+    if isinstance(root, RemotePath):
+        raise UsageError(
+            f"{root}: --prune makes room on this machine only; at a URL remove what is "
+            "old with the store's own tools or its lifecycle rules"
+        )
     kept = sorted(
         _prunable(root, wall_clock=wall_clock), key=lambda run: run.written_unix_s
     )
@@ -139,13 +148,16 @@ def prune(removals: Sequence[Removal], *, wall_clock: Clock) -> None:
                 record = read_run(folder)
                 # First, so that no half of the evidence is ever judged.
                 record["pruned"] = when.isoformat(timespec="seconds")
-                before = folder.run_json.stat()
+                before = (folder.local / "run.json").stat()
                 write_run(folder, record)
                 # Pruning makes no run younger.
-                os.utime(folder.run_json, ns=(before.st_atime_ns, before.st_mtime_ns))
-                shutil.rmtree(folder.observations)
+                os.utime(
+                    folder.local / "run.json",
+                    ns=(before.st_atime_ns, before.st_mtime_ns),
+                )
+                shutil.rmtree(folder.local / "observations")
             else:
-                shutil.rmtree(folder.root)
+                shutil.rmtree(folder.local)
         except OSError as error:
             raise UsageError(
                 f"{folder.root}: can't be removed ({error.strerror}); what was listed "
@@ -170,13 +182,13 @@ def _prunable(root: Path, *, wall_clock: Clock) -> list[_Kept]:
                 continue
         except CanaryError:  # `canary runs` says what is wrong with it
             continue
-        raw = _tree_bytes(folder.observations)
+        raw = _tree_bytes(path.parent / "observations")
         found.append(
             _Kept(
                 folder=folder,
                 written_unix_s=_written_unix_s(folder),
                 raw_bytes=raw,
-                rest_bytes=_tree_bytes(folder.root) - raw,
+                rest_bytes=_tree_bytes(path.parent) - raw,
             )
         )
     return found
@@ -186,7 +198,7 @@ def _written_unix_s(folder: RunFolder) -> float:
     """Return when a run, or a report on it, was last written to."""
     told = folder.root.glob("*.json")
     files = [*told, *folder.observations.glob("*")]
-    return max(path.stat().st_mtime for path in files)
+    return max(written_unix_s(path) for path in files)
 
 
 def _tree_bytes(root: Path) -> int:

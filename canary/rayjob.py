@@ -7,6 +7,7 @@ A verdict is a success, whichever it is, so that only what broke is tried again.
 
 import json
 import re
+from pathlib import Path
 
 from canary.errors import UsageError
 from canary.submit import Submission
@@ -65,10 +66,10 @@ def rayjob_manifest(wanted: Submission, *, ray_version: str) -> str:
     Raises:
         UsageError: The run's folder lies outside the folder that the pods will see.
     """
-    if not wanted.folder.is_relative_to(wanted.here):
+    folder = wanted.folder
+    if isinstance(folder, Path) and not folder.is_relative_to(wanted.here):
         raise UsageError(
-            f"--out {wanted.folder}: pods see the current folder only; "
-            "name a folder below it"
+            f"--out {folder}: pods see the current folder only; name a folder below it"
         )
     # As Kubernetes names things, and short enough for the names made from it.
     name = "canary-" + re.sub("[^a-z0-9]+", "-", wanted.run.lower())[:40].strip("-")

@@ -4,7 +4,8 @@ A run is its folder; attempts to get it done come and go. Each is a Ray job of i
 ``<run>-a01``, ``<run>-a02`` and so on, for Ray never takes a submission id twice.
 Nothing is uploaded: the job changes to the folder in which it was submitted, so that
 this folder, and whatever the policies and the run's folder name, must be found at the
-same path on the node where jobs run (the head, unless Ray is told otherwise).
+same path on the node where jobs run (the head, unless Ray is told otherwise). A run's
+folder at a URL can be reached from anywhere that has the credentials.
 """
 
 import re
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from canary.errors import UsageError
+from canary.evidence.remote import Location, absolute, located
 
 _RUN_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
 
@@ -23,7 +25,7 @@ class Submission:
     """What one attempt executes, wherever it runs."""
 
     run: str
-    folder: Path
+    folder: Location
     here: Path
     policies: tuple[Path, ...]
     seed: int
@@ -44,13 +46,13 @@ class Submission:
         return f"cd {shlex.quote(str(self.here))} && exec {self.command}"
 
 
-def submission(out: Path, policies: Sequence[Path], *, seed: int) -> Submission:
+def submission(out: str | Path, policies: Sequence[Path], *, seed: int) -> Submission:
     """Return how to attempt a run from the current folder.
 
     Raises:
         UsageError: The folder's name can't be part of a job's id.
     """
-    folder = out.absolute()
+    folder = absolute(located(out))
     if not re.fullmatch(_RUN_NAME, folder.name):
         raise UsageError(
             f"--out {out}: the last part of the folder names the run, and "

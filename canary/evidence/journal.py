@@ -9,13 +9,20 @@ A disk that is full, read-only or failing stops nothing by itself: what is pendi
 pending, `trouble` says what is wrong, and whoever sends must send nothing until a later
 attempt has cleared it. Each attempt writes the same segment anew: a number is used once
 the manifest lists it, so that no row is written twice however an attempt failed.
+
+At a URL a segment is put only if there is none of its number: one that is there already
+is of an attempt that seemed to fail, and its rows count as written, or of another
+runner, and then this one stops. What a store takes to answer would make requests late,
+so that what is due is written beside the loop there.
 """
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 
 from canary.clock import Clock
-from canary.errors import StorageError
-from canary.evidence.folder import RunFolder, write_atomically
+from canary.errors import StorageError, UsageError
+from canary.evidence.aside import aside
+from canary.evidence.folder import RunFolder, put_new, write_atomically
 from canary.evidence.observation import Observation, to_table
 from canary.evidence.segments import (
     due_together,
@@ -88,6 +95,8 @@ class Journal:
         self._earlier_s: float = max([elapsed_s, *earlier])
         self._opened_s = self._committed_s = clock()
         self._wait_s = every_s
+        self._began_s = 0.0
+        self._beside: Future[None] | None = None
         self.trouble: str | None = None
         self._troubled_s = 0.0
 
@@ -103,8 +112,16 @@ class Journal:
 
     def commit_if_due(self) -> None:
         """Commit what has waited for long enough, or try again."""
-        if self._clock() - self._committed_s >= self._wait_s:
-            self.commit()
+        if self._beside is not None:
+            if self._beside.done():
+                self._join(self._beside)
+        elif self._clock() - self._committed_s >= self._wait_s:
+            if not self._folder.remote:
+                self.commit()
+                return
+            self._began_s = self._clock()
+            count = len(self._pending)
+            self._beside = aside(lambda: self._save(count))
 
     def commit(self) -> None:
         """Write what is pending as one segment, if anything is; see `trouble` then.
@@ -112,17 +129,28 @@ class Journal:
         Raises:
             StorageError: Nothing could be written for `patience_s`.
         """
-        began_s = self._clock()
+        if self._beside is not None:
+            self._join(self._beside)
+        self._began_s = self._clock()
+        self._take_note(lambda: self._save(len(self._pending)))
+
+    def _join(self, beside: Future[None]) -> None:
         try:
-            if self._pending:
-                self._write()
-            self._merge()
+            self._take_note(beside.result)
+        finally:
+            if beside.done():  # a Ctrl-C doesn't wait for it
+                self._beside = None
+
+    def _take_note(self, save: Callable[[], None]) -> None:
+        """Have what is pending saved, and say how it went."""
+        try:
+            save()
         except StorageError as error:
             self._fail(error)
         else:
             self.trouble = None
         self._committed_s = self._clock()
-        took_s = self._committed_s - began_s
+        took_s = self._committed_s - self._began_s
         self._wait_s = self._every_s
         if self.trouble is None:
             self._wait_s = max(self._every_s, min(_IDLE_PER_BUSY * took_s, _LONGEST_S))
@@ -143,16 +171,32 @@ class Journal:
                 reason=self.trouble,
             )
 
-    def _write(self) -> None:
+    def _save(self, count: int) -> None:
+        """Write so many rows; meanwhile others may be appended."""
+        while count:
+            written = self._write(self._pending[:count])
+            del self._pending[:written]
+            count -= written
+        self._merge()
+
+    def _write(self, pending: list[Observation]) -> int:
+        """Make a segment of what is pending, or of its first rows; return how many."""
         self._before_commit()
         number = self._segments[-1].last + 1 if self._segments else 0
         path = self._folder.segment(number)
-        content = packed(to_table(self._pending))
-        write_atomically(path, content)
-        segment = segment_of(path.name, content, self.elapsed_s)
-        write_manifest(self._folder, [*self._segments, segment])
+        content = packed(to_table(pending))
+        there = put_new(path, content)
+        segment = segment_of(path.name, there, self.elapsed_s)
+        # What is there already may be of an attempt that seemed to fail.
+        ours = there == content or packed(to_table(pending[: segment.rows])) == there
+        if not ours:
+            raise UsageError(
+                f"{path}: another runner wrote it, so this one stops; go on with "
+                f"`canary resume {self._folder.root}` once nobody runs it"
+            )
+        write_manifest(self._folder, [*self._segments, segment], self._segments)
         self._segments.append(segment)
-        self._pending = []
+        return segment.rows
 
     def _merge(self) -> None:
         # One may be the last that was missing for a larger one.
@@ -160,6 +204,8 @@ class Journal:
             self._before_commit()
             old = self._segments[-count:]
             self._segments = merge(self._folder, self._segments, count)
+            # Whoever has taken over since may still list them.
+            self._before_commit()
             remove(self._folder, old)
 
     def _fail(self, error: StorageError) -> None:

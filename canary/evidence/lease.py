@@ -20,6 +20,10 @@ atomically, and `flock` between all machines that may run it (NFS 4 does, NFS 3 
 lockd, Lustre when mounted with `flock`). One that has no locks is refused. A file
 server's client may believe for some seconds what it read before (`acregmax`); taking
 the lock makes it look again.
+
+At a URL nothing can be locked. There each writing of the lease is a version of its own
+(`canary.evidence.numbered`), which only one runner can create; letting go is one too,
+so that no number is ever used twice.
 """
 
 import fcntl
@@ -38,6 +42,8 @@ from typing import Any
 from canary.clock import Clock
 from canary.errors import StorageError, UsageError
 from canary.evidence.folder import RunFolder, storage_error, write_atomically
+from canary.evidence.numbered import add_version, newest
+from canary.evidence.remote import Location, RemotePath
 
 LEASE_S = 60.0
 
@@ -64,7 +70,8 @@ class Lease:
         wall_clock: Clock,
         boot_clock: Clock = since_boot_s,
     ) -> None:
-        self._path = folder.lease
+        self._folder = folder
+        self._place = _shared(folder.lease)
         self._wall_clock = wall_clock
         self._boot_clock = boot_clock
         self._token = uuid.uuid4().hex
@@ -76,11 +83,11 @@ class Lease:
             UsageError: Somebody else is, or the folder can't be locked.
             StorageError: It can't be written to.
         """
-        with self._alone():
+        with self._place.alone():
             found = self._read()
             if found is not None and self._lives(found):
                 raise UsageError(
-                    f"{self._path.parent}: process {found['pid']} on {found['host']} "
+                    f"{self._folder.root}: process {found['pid']} on {found['host']} "
                     "is running it; stop that one, or wait "
                     f"{self._left_s(found):.0f} s if it is gone"
                 )
@@ -93,11 +100,11 @@ class Lease:
             UsageError: Another runner has taken over.
             StorageError: It can't be written.
         """
-        with self._alone():
+        with self._place.alone():
             found = self._read()
             if found is None or found["token"] != self._token:
                 raise UsageError(
-                    f"{self._path.parent}: another runner has taken this run over; "
+                    f"{self._folder.root}: another runner has taken this run over; "
                     "nothing was written since, and this one stops"
                 )
             # Other machines go by the wall clock, which may have been set meanwhile.
@@ -122,13 +129,10 @@ class Lease:
         Raises:
             StorageError: It can't be removed; it expires by itself.
         """
-        with self._alone():
+        with self._place.alone():
             found = self._read()
             if found is not None and found["token"] == self._token:
-                try:
-                    self._path.unlink()
-                except OSError as error:
-                    raise storage_error(self._path, error) from error
+                self._place.clear()
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -173,17 +177,19 @@ class Lease:
         return all(found.get(name) == value for name, value in mine.items())
 
     def _read(self) -> dict[str, Any] | None:
+        path = self._folder.lease
         try:
-            found: dict[str, Any] = json.loads(self._path.read_text())
-        except FileNotFoundError:
-            return None
+            content = self._place.read()
+            found: dict[str, Any] | None = (
+                json.loads(content) if content is not None else None
+            )
         except OSError as error:
             why = error.strerror or str(error)
-            told = f"{self._path}: can't be read ({why}); what was recorded stays"
+            told = f"{path}: can't be read ({why}); what was recorded stays"
             raise StorageError(told, reason=why) from error
         except ValueError as error:
             raise UsageError(
-                f"{self._path}: is damaged; delete it if nobody is running this"
+                f"{path}: is damaged; delete it if nobody is running this"
             ) from error
         return found
 
@@ -198,10 +204,17 @@ class Lease:
             "expires_unix_s": self._wall_clock() + LEASE_S,
             "expires_boot_s": self._boot_clock() + LEASE_S,
         }
-        write_atomically(self._path, (json.dumps(lease, indent=1) + "\n").encode())
+        self._place.replace((json.dumps(lease, indent=1) + "\n").encode())
+
+
+class _File:
+    """The lease as a file; who reads and writes it locks another one meanwhile."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def alone(self) -> Iterator[None]:
         """Keep two runners from reading and writing the lease at once."""
         lock = self._path.with_name(".lease.lock")
         try:
@@ -217,6 +230,60 @@ class Lease:
                     "a second runner out; put the run on a file system that has locks"
                 ) from error
             yield
+
+    def read(self) -> bytes | None:
+        """Return what it says; None if nobody has it."""
+        try:
+            return self._path.read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def replace(self, content: bytes) -> None:
+        """Let it say this."""
+        write_atomically(self._path, content)
+
+    def clear(self) -> None:
+        """Let it say nothing."""
+        try:
+            self._path.unlink()
+        except OSError as error:
+            raise storage_error(self._path, error) from error
+
+
+class _Versions:
+    """The lease at a URL: what is read must still count when it is replaced."""
+
+    def __init__(self, path: RemotePath) -> None:
+        self._path = path
+        self._number = 0
+        self._threads = threading.Lock()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep this process from asking twice at once."""
+        with self._threads:
+            yield
+
+    def read(self) -> bytes | None:
+        """Return what it says; None if nobody has it."""
+        self._number, content = newest(self._path)
+        return content or None
+
+    def replace(self, content: bytes) -> None:
+        """Let it say this, unless it says something else by now than what was read."""
+        if not add_version(self._path, self._number + 1, content):
+            raise UsageError(
+                f"{self._path.parent}: another runner has taken this run over; "
+                "nothing was written since, and this one stops"
+            )
+
+    def clear(self) -> None:
+        """Let it say nothing, unless somebody else has it by now."""
+        add_version(self._path, self._number + 1, b"")
+
+
+def _shared(path: Location) -> _File | _Versions:
+    return _Versions(path) if isinstance(path, RemotePath) else _File(path)
 
 
 @cache

@@ -2,7 +2,6 @@
 
 import gzip
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,6 +12,7 @@ import pyarrow.parquet as pq
 from canary.errors import ObservationError
 from canary.evidence.journal import RunFolder, iter_segments, read_segments
 from canary.evidence.observation import REQUIRED, SCHEMA, Status
+from canary.evidence.remote import Location
 
 _ROWS_AT_ONCE = 400_000
 _AMOUNTS = {
@@ -32,7 +32,7 @@ class Shards:
     at once. It can be gone through again.
     """
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Location]) -> None:
         self._folders = [RunFolder(path) for path in paths if path.is_dir()]
         self._tables = [_conform(_read_file(p), p) for p in paths if not p.is_dir()]
         if self._tables:
@@ -57,7 +57,7 @@ def _together(segments: Iterable[pa.Table]) -> Iterator[pa.Table]:
         yield pa.concat_tables(waiting)
 
 
-def read_observations(path: Path) -> pa.Table:
+def read_observations(path: Location) -> pa.Table:
     """Return the observations at `path` in the public schema.
 
     Takes a run folder, a Parquet file, a CSV file with a header, or JSON lines (both
@@ -94,7 +94,7 @@ def _from_zero(tables: list[pa.Table]) -> list[pa.Table]:
     ]
 
 
-def _read_file(path: Path) -> pa.Table:
+def _read_file(path: Location) -> pa.Table:
     name = path.name.lower().removesuffix(".gz")
     try:
         content = path.read_bytes()
@@ -121,7 +121,7 @@ def _read_file(path: Path) -> pa.Table:
     )
 
 
-def _conform(table: pa.Table, path: Path) -> pa.Table:
+def _conform(table: pa.Table, path: Location) -> pa.Table:
     try:
         names = table.column_names
     except UnicodeDecodeError as error:
@@ -156,7 +156,7 @@ def _conform(table: pa.Table, path: Path) -> pa.Table:
     return result
 
 
-def _check_values(table: pa.Table, path: Path) -> None:
+def _check_values(table: pa.Table, path: Location) -> None:
     allowed = [status.value for status in Status]
     _refuse(
         table,
@@ -213,7 +213,7 @@ def _check_values(table: pa.Table, path: Path) -> None:
 
 
 def _refuse(
-    table: pa.Table, wrong: pa.ChunkedArray, path: Path, column: str, remedy: str
+    table: pa.Table, wrong: pa.ChunkedArray, path: Location, column: str, remedy: str
 ) -> None:
     row = pc.index(pc.fill_null(wrong, False), True).as_py()
     if row >= 0:

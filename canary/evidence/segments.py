@@ -11,6 +11,10 @@ any point leaves one of two things beside what is listed, both harmless: one seg
 after the last that is listed, whose rows count, or files whose numbers are covered,
 which are ignored and which the next runner removes. A reader that finds a listed file
 gone reads the manifest again: merging moves no row, so it goes on at the same row.
+
+At a URL each manifest is an object of its own, numbered by the commits that it lists
+and by their segments, `manifest-000065-000002.json`: one that an old runner writes too
+late never counts, and where two have the same number they list the same rows.
 """
 
 import errno
@@ -27,11 +31,14 @@ import pyarrow.parquet as pq
 from canary.errors import ObservationError
 from canary.evidence.folder import (
     RunFolder,
+    put_new,
     storage_error,
     sync_folder,
     write_atomically,
 )
+from canary.evidence.numbered import newest, version, versions
 from canary.evidence.observation import SCHEMA
+from canary.evidence.remote import Location
 
 _NAME = re.compile(r"part-(\d{6,})(?:-(\d{6,}))?\.parquet")
 # A week of commits every two seconds is 302,400 files; merged 64 at a time there are
@@ -86,8 +93,10 @@ def packed(table: pa.Table) -> bytes:
     return content
 
 
-def write_manifest(folder: RunFolder, segments: Sequence[Segment]) -> None:
-    """List the segments that count.
+def write_manifest(
+    folder: RunFolder, segments: Sequence[Segment], before: Sequence[Segment] = ()
+) -> None:
+    """List the segments that count, instead of those before.
 
     Raises:
         StorageError: It can't be written.
@@ -97,7 +106,17 @@ def write_manifest(folder: RunFolder, segments: Sequence[Segment]) -> None:
         json.dumps({name: getattr(each, name) for name in _LISTED}) for each in segments
     )
     text = f'{{"schema": "canary.manifest/1", "segments": [\n{lines}\n]}}\n'
-    write_atomically(folder.manifest, text.encode())
+    path = _manifest(folder, segments)
+    write_atomically(path, text.encode())
+    if before and path != folder.manifest:
+        _remove([_manifest(folder, before)])
+
+
+def _manifest(folder: RunFolder, segments: Sequence[Segment]) -> Location:
+    """Return the file that lists these segments."""
+    if not folder.remote:
+        return folder.manifest
+    return version(folder.manifest, f"{segments[-1].last + 1:06d}-{len(segments):06d}")
 
 
 def take_up(folder: RunFolder) -> list[Segment]:
@@ -116,8 +135,18 @@ def take_up(folder: RunFolder) -> list[Segment]:
     counted = {segment.file for segment in segments}
     half = folder.observations.glob(".part-*.tmp")
     covered = (folder.observations / n for n in _names(folder) if n not in counted)
-    _remove([*half, *covered])
+    _remove([*half, *covered, *_outdated(folder, segments)])
     return segments
+
+
+def _outdated(folder: RunFolder, segments: Sequence[Segment]) -> list[Location]:
+    """Return the manifests that needn't be there any more."""
+    numbered = versions(folder.manifest)
+    if folder.remote:
+        return numbered[:-1]
+    if numbered:  # a copy of what was recorded at a URL
+        write_manifest(folder, segments)
+    return numbered
 
 
 def due_together(segments: Sequence[Segment]) -> int:
@@ -147,13 +176,18 @@ def merge(folder: RunFolder, segments: list[Segment], count: int) -> list[Segmen
             segments are still there, and merging them again is safe.
     """
     old = segments[-count:]
-    tables = [_read(folder, segment.file, segment.sha256) for segment in old]
-    content = packed(pa.concat_tables(tables))
+    table = pa.concat_tables(_read(folder, one.file, one.sha256) for one in old)
+    content = packed(table)
     path = folder.segment(old[0].first, old[-1].last)
-    write_atomically(path, content)
-    merged = segment_of(path.name, content, old[-1].elapsed_s)
+    there = put_new(path, content)
+    if there != content and not pq.read_table(pa.BufferReader(there)).equals(table):
+        raise ObservationError(
+            f"{path}: isn't what its parts hold; remove it, then go on with "
+            f"`canary resume {folder.root}`"
+        )
+    merged = segment_of(path.name, there, old[-1].elapsed_s)
     listed = [*segments[:-count], merged]
-    write_manifest(folder, listed)
+    write_manifest(folder, listed, segments)
     return listed
 
 
@@ -166,17 +200,18 @@ def remove(folder: RunFolder, segments: Sequence[Segment]) -> None:
     _remove([folder.observations / segment.file for segment in segments])
 
 
-def _remove(paths: Sequence[Path]) -> None:
+def _remove(paths: Sequence[Location]) -> None:
     for path in paths:
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
             raise storage_error(path, error) from error
-    if paths:
+    folder = paths[0].parent if paths else None
+    if isinstance(folder, Path):
         try:
-            sync_folder(paths[0].parent)
+            sync_folder(folder)
         except OSError as error:
-            raise storage_error(paths[0].parent, error) from error
+            raise storage_error(folder, error) from error
 
 
 def read_segments(folder: RunFolder) -> pa.Table:
@@ -214,7 +249,7 @@ def iter_segments(folder: RunFolder) -> Iterator[pa.Table]:
 class _GoneError(ObservationError):
     """A segment isn't there, or isn't any more."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Location) -> None:
         super().__init__(
             f"{path}: listed in the manifest but missing; "
             "restore it from a copy: a run with a gap can't be judged"
@@ -265,7 +300,8 @@ def _known(folder: RunFolder) -> tuple[list[Segment], str | None]:
 def _listed(folder: RunFolder) -> list[Segment]:
     """Return what the manifest lists, in order; nothing without a manifest."""
     try:
-        content = json.loads(folder.manifest.read_bytes())
+        _, numbered = newest(folder.manifest)
+        content = json.loads(numbered or folder.manifest.read_bytes())
         return [Segment(**listed) for listed in content["segments"]]
     except FileNotFoundError:
         return []

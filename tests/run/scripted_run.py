@@ -56,7 +56,7 @@ def build(spec):
 def main():
     """Run or resume, and write the verdicts."""
     action, path = sys.argv[1:]
-    folder = RunFolder(Path(path))
+    folder = RunFolder.at(path)
     clock = Hurried()
     place = experiment.Place(
         where="in this process",

@@ -14,9 +14,9 @@ from canary.decision import Verdict
 from canary.errors import UsageError
 from canary.evidence.journal import RunFolder
 from canary.evidence.reading import read_observations
-from canary.experiment import kept_policies
 from canary.hooks import Messenger, hooks_file, read_told, refuse_unready
 from canary.judge import judge
+from canary.kept import kept_policies
 from canary.policy.schedule import Hook, Hooks
 from canary.record import ended_of, read_run, repeat_of
 
