@@ -196,7 +196,7 @@ class Silent(Quiet):
         del planned, rows, lag_s
         self.done = done
 
-    def waiting(self):
+    def waiting(self, why=None):
         """Nothing to keep."""
 
 
