@@ -167,11 +167,15 @@ class Runner:
         self._listener = listener
         self._control_share = max(policy.aa_control for policy in policies)
         self._zero_s: float | None = None
-        self._queues = Queues(arms)
+        self._needed: frozenset[str] | None = None
+        self._order = random.Random()  # noqa: S311 - repeatable, not secret
+        # The control answers a share only: its own queue would be shorter than the
+        # baseline's, so nothing that counts from the arrival is said of it.
+        self._queues = Queues(name for name in arms if name != CONTROL_ARM)
         for part in earlier:
             known = None if live is not None else plan.requests
             self._queues.recall(part, known, first=len(self._watches.store))
-            self._watches.store.take_up(part)
+            self._watches.take_up(part)
         self._group_items = group_items_of(plan)
         self._losses = Losses()
 
@@ -248,7 +252,7 @@ class Runner:
     def _answer_one(self, due: Due, lag_s: float, planned: int | None) -> None:
         behind = self._live is not None and lag_s > MOST_BEHIND_S
         rows = self._shed(due) if behind else self._answer(due.request, due.order)
-        self._watches.store.append(rows)
+        self._watches.append(rows)
         self._journal.append(rows)
         self._listener.answered(
             done=len(self._watches.store), planned=planned, rows=rows, lag_s=lag_s
@@ -310,7 +314,8 @@ class Runner:
 
     def _answer(self, request: Request, order_seed: int) -> list[Observation]:
         names = [name for name in self._arms if self._takes_part(name, request)]
-        random.Random(order_seed).shuffle(names)  # noqa: S311 - repeatable, not secret
+        self._order.seed(order_seed)
+        self._order.shuffle(names)
         try:
             completions, attempt = self._serve(request, names)
         except ArmsLostError as lost:
@@ -322,24 +327,19 @@ class Runner:
             self._rebuild(lost)
             return rows
         self._losses.answered()
-        rows = []
-        for order, name in enumerate(names):
-            completion = completions[name]
-            waited_s = self._queues.take(name, request, completion.service_s)
-            # The control answers a share only: its own queue would be shorter than
-            # the baseline's, so nothing that counts from the arrival is said of it.
-            rows.append(
-                observation(
-                    request,
-                    name,
-                    completion,
-                    queue_s=None if name == CONTROL_ARM else waited_s,
-                    order=order,
-                    attempt=attempt,
-                    group_items=self._group_items[request.task, request.group] or None,
-                )
+        items = self._group_items[request.task, request.group] or None
+        return [
+            observation(
+                request,
+                name,
+                completions[name],
+                queue_s=self._queues.take(name, request, completions[name].service_s),
+                order=order,
+                attempt=attempt,
+                group_items=items,
             )
-        return rows
+            for order, name in enumerate(names)
+        ]
 
     def _takes_part(self, name: str, request: Request) -> bool:
         if name != CONTROL_ARM:
@@ -395,5 +395,7 @@ class Runner:
 
     def _release(self) -> None:
         """Close the arms that no undecided policy needs."""
-        for name in self._arms.keys() - self._watches.needed_arms:
-            self._arms.pop(name).close()
+        if self._needed is not self._watches.needed_arms:
+            self._needed = self._watches.needed_arms
+            for name in self._arms.keys() - self._needed:
+                self._arms.pop(name).close()

@@ -99,7 +99,7 @@ class SideBySide:
         self._control_share = max(policy.aa_control for policy in policies)
         self._group_items = group_items_of(plan)
         for part in earlier:
-            self._watches.store.take_up(part)
+            self._watches.take_up(part)
         self._orders = orders or Orders()
         self._closed_s: float | None = None
         self._next = len(self._watches.store)
@@ -264,7 +264,7 @@ class SideBySide:
         due, names = self._offered.pop(index)
         self._watches.look_before(due.request.arrival_s)
         rows = self._rows(due, names, delivery)
-        self._watches.store.append(rows)
+        self._watches.append(rows)
         self._journal.append(rows)
         self._listener.answered(
             done=len(self._watches.store),
