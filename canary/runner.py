@@ -7,7 +7,6 @@ request when it arrives, or when its own previous one ends.
 """
 
 import math
-import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,7 +28,7 @@ from canary.queues import Queues
 from canary.traffic.feed import Due, Feed, PlanFeed
 from canary.traffic.live import MOST_BEHIND_S, LiveFeed
 from canary.traffic.request import Plan, Request
-from canary.traffic.seeds import stable_uniform
+from canary.traffic.seeds import permuted, stable_uniform
 from canary.warmup import warm_up
 from canary.watches import END_OF_TRAFFIC, INTERRUPTED, Doubts, Listener, Watches
 
@@ -168,7 +167,6 @@ class Runner:
         self._control_share = max(policy.aa_control for policy in policies)
         self._zero_s: float | None = None
         self._needed: frozenset[str] | None = None
-        self._order = random.Random()  # noqa: S311 - repeatable, not secret
         # The control answers a share only: its own queue would be shorter than the
         # baseline's, so nothing that counts from the arrival is said of it.
         self._queues = Queues(name for name in arms if name != CONTROL_ARM)
@@ -313,9 +311,8 @@ class Runner:
         self._sleep(min(left_s, _HEARTBEAT_S))
 
     def _answer(self, request: Request, order_seed: int) -> list[Observation]:
-        names = [name for name in self._arms if self._takes_part(name, request)]
-        self._order.seed(order_seed)
-        self._order.shuffle(names)
+        taking_part = [one for one in self._arms if self._takes_part(one, request)]
+        names = permuted(taking_part, order_seed)
         try:
             completions, attempt = self._serve(request, names)
         except ArmsLostError as lost:
