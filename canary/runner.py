@@ -349,7 +349,7 @@ class Runner:
         """Let all arms answer. When one dies, all are asked once more; if the same one
         dies again of the same request, that is its answer: crashes are evidence. So is
         an arm that hangs, at once: its time is over."""
-        deaths: Counter[str] = Counter()
+        deaths = dict.fromkeys(names, 0)
         attempt = 0
         while True:
             attempt += 1

@@ -98,7 +98,5 @@ def from_table(table: pa.Table) -> list[Observation]:
 
 def to_table(observations: Sequence[Observation]) -> pa.Table:
     """Return the rows as an Arrow table in the public schema."""
-    columns = {
-        name: [*map(attrgetter(name), observations)] for name in SCHEMA.names
-    }
+    columns = {name: [*map(attrgetter(name), observations)] for name in SCHEMA.names}
     return pa.table(columns, schema=SCHEMA)

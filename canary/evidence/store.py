@@ -118,8 +118,9 @@ class _Answers:
         """Leave out the answers to all requests before one."""
         self._earlier_peak_bytes = self.peak_bytes
         count = self.since(request)
-        columns = (self.request, self.failed, self.agreement, self.answer)
-        for column in (*columns, *self.measured.values()):
+        for column in (self.request, self.failed, self.agreement, self.answer):
+            column.forget(count)
+        for column in self.measured.values():
             column.forget(count)
 
     def since(self, request: int) -> int:

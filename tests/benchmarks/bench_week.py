@@ -155,8 +155,7 @@ class Arms:
         mean_s = 0.05 * WEEK_S / size / (1 + CYCLE)
         shared = rng.normal(0, 0.3, size)
         self._took_s = [
-            mean_s * np.exp(shared + rng.normal(0, 0.2, size))
-            for _ in range(3)
+            mean_s * np.exp(shared + rng.normal(0, 0.2, size)) for _ in range(3)
         ]
         self._numbers = count()
         self.restart_at_s = DAY_S
