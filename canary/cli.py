@@ -316,10 +316,11 @@ def _place(
         raise UsageError("--local and --address exclude each other; give one of them")
     if policies[0].baseline.is_endpoint:
         return _elsewhere(policies[0].traffic, address)
+    asked = policies[0].placement
     if local:
         from canary.arms.local import start_local_arms
 
-        start = partial(start_local_arms, build=build)
+        start = partial(start_local_arms, build=build, placement=asked)
         _stop_in_order()
         return Place(where=IN_PROCESS, start_arms=start)
     try:
@@ -331,7 +332,7 @@ def _place(
         ) from error
     where = stack.enter_context(ray_cluster(address))
     _stop_in_order()
-    start = partial(start_ray_arms, build=build)
+    start = partial(start_ray_arms, build=build, placement=asked)
     return Place(where=where, start_arms=start, on_ray=True)
 
 

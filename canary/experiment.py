@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from canary.arms.base import Arm
+from canary.arms.base import ReplicaSet
 from canary.arms.endpoint.arm import EndpointArm, knock
 from canary.arms.server import process_peak_bytes
 from canary.clock import Clock
@@ -50,7 +50,7 @@ from canary.status import known_wall_s
 from canary.traffic.live import LiveFeed, LiveTraffic
 from canary.traffic.plan import with_speed
 from canary.traffic.request import Plan
-from canary.warmup import at_speed, warm_up
+from canary.warmup import at_speed, warm_up_all
 from canary.watches import INTERRUPTED, Doubts, Listener, arms_of
 
 _WARM_UP_REQUESTS = 12
@@ -63,8 +63,9 @@ class StartArms(Protocol):
 
     def __call__(
         self, specs: Mapping[str, VariantSpec], *, timeout_s: float
-    ) -> dict[str, Arm]:
-        """Return the running arms; a request may take each so long."""
+    ) -> list[ReplicaSet]:
+        """Return the running arms, a replica set or several; a request may take each
+        arm so long."""
         ...
 
 
@@ -95,19 +96,22 @@ def execute(
         ArmError: An arm can't be started or has died; what was recorded stays.
     """
     folder.refuse_if_used()
-    with _started(prepared, place) as arms:
-        warm = warm_up(arms, prepared.plan, _WARM_UP_REQUESTS)
-        plan = at_speed(prepared, warm)
+    with _started(prepared, place) as sets:
+        warm = warm_up_all(sets, prepared.plan, _WARM_UP_REQUESTS)
+        plan = at_speed(prepared, warm[0], sets=len(sets))
         folder.create()  # not earlier: what fails until here leaves nothing behind
         _keep_policies(folder, prepared.policies)
         with _writing(folder, place) as journal:
-            journal.append(warm)
+            journal.append([row for rows in warm for row in rows])
             record = new_record(
                 plan,
                 prepared.trace,
                 prepared.validation,
                 prepared.policies,
-                arms={name: arm.describe() for name, arm in arms.items()},
+                sets=[
+                    {name: arm.describe() for name, arm in one.arms.items()}
+                    for one in sets
+                ],
                 where=place.where,
                 command=command,
                 run=folder.root.resolve().name,
@@ -122,7 +126,7 @@ def execute(
                 folder,
                 prepared.policies,
                 plan,
-                arms,
+                sets,
                 journal,
                 prepared.doubts,
                 live=live,
@@ -161,8 +165,9 @@ def resume(
             "put them back as they were, or start a new run"
         )
     waited = _writing(folder, place, elapsed_s=known_wall_s(folder, record))
-    with waited as journal, _started(prepared, place) as arms:
-        journal.append(warm_up(arms, plan, _WARM_UP_REQUESTS))
+    with waited as journal, _started(prepared, place) as sets:
+        warm = warm_up_all(sets, plan, _WARM_UP_REQUESTS)
+        journal.append([row for rows in warm for row in rows])
         live = None
         if prepared.live is not None:
             rows = [part.select(_FED) for part in _counting(folder)]
@@ -172,7 +177,7 @@ def resume(
             folder,
             policies,
             plan,
-            arms,
+            sets,
             journal,
             prepared.doubts,
             live=live,
@@ -190,7 +195,7 @@ class _Given:
     folder: RunFolder
     policies: tuple[Policy, ...]
     plan: Plan
-    arms: Mapping[str, Arm]
+    sets: Sequence[ReplicaSet]
     journal: Journal
     doubts: Doubts
     live: LiveFeed | None = None
@@ -207,12 +212,13 @@ def _runner(
         clock=place.clock,
         wall_clock=place.wall_clock,
     )
-    servers = [arm for arm in given.arms.values() if isinstance(arm, EndpointArm)]
+    arms = given.sets[0].arms
+    servers = [arm for arm in arms.values() if isinstance(arm, EndpointArm)]
     if servers:
         return SideBySide(
             given.policies,
             given.plan,
-            given.arms,
+            arms,
             servers[0].sender,
             given.journal,
             earlier=given.earlier,
@@ -225,11 +231,11 @@ def _runner(
     return Runner(
         given.policies,
         given.plan,
-        given.arms,
+        given.sets,
         given.journal,
         earlier=given.earlier,
         live=given.live,
-        gpus=_gpus(given.arms),
+        gpus=_gpus(given.sets),
         run=run,
         doubts=given.doubts,
         orders=orders,
@@ -259,21 +265,22 @@ def _live_feed(
 
 
 @contextmanager
-def _started(prepared: Prepared, place: Place) -> Iterator[dict[str, Arm]]:
+def _started(prepared: Prepared, place: Place) -> Iterator[list[ReplicaSet]]:
     policies = prepared.policies
-    arms = place.start_arms(arms_of(policies), timeout_s=policies[0].traffic.timeout_s)
+    sets = place.start_arms(arms_of(policies), timeout_s=policies[0].traffic.timeout_s)
+    arms = sets[0].arms
     try:
         knock(arms, prepared.plan.requests[:_KNOCK_WITH])
-        yield arms
+        yield sets
     finally:
         for arm in arms.values():
             if isinstance(arm, EndpointArm):
                 arm.close()
 
 
-def _gpus(arms: Mapping[str, Arm]) -> int:
+def _gpus(sets: Sequence[ReplicaSet]) -> int:
     """Return how many GPUs the arms hold; in one process they share one."""
-    told = [arm.describe() for arm in arms.values()]
+    told = [arm.describe() for one in sets for arm in one.arms.values()]
     return len({one.get("gpu_uuid") for one in told if "cuda" in one["device"]})
 
 

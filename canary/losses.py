@@ -1,7 +1,7 @@
 """What a run has lost, by cause, and how much more of it it bears."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from canary.arms.base import ArmsLostError
@@ -16,6 +16,16 @@ class Losses:
         self.restarts: dict[str, Counter[str]] = {}
         self.voids: Counter[str] = Counter()
         self._in_a_row: Counter[Cause] = Counter()
+
+    @classmethod
+    def of_all(cls, many: "Iterable[Losses]") -> "Losses":
+        """Return what several have counted, together."""
+        whole = cls()
+        for one in many:
+            whole.voids += one.voids
+            for arm, causes in one.restarts.items():
+                whole.restarts.setdefault(arm, Counter()).update(causes)
+        return whole
 
     def restarted(self, arm: str, cause: Cause) -> None:
         """Count that an arm was started anew."""

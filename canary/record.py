@@ -29,7 +29,7 @@ def new_record(
     validation: Sequence[ValidationSet],
     policies: Sequence[Policy],
     *,
-    arms: Mapping[str, Mapping[str, str]],
+    sets: Sequence[Mapping[str, Mapping[str, str]]],
     where: str,
     command: str,
     run: str,
@@ -41,7 +41,7 @@ def new_record(
         trace: Where the traffic comes from.
         validation: Where the questions come from.
         policies: What is to be decided.
-        arms: What each arm says of itself, by name.
+        sets: What each arm says of itself, by name, of each replica set.
         where: Where the arms run, in words.
         command: The command line.
         run: The run's name.
@@ -68,7 +68,11 @@ def new_record(
         "source": _source(trace),
         "validation": [_validation(one) for one in validation],
         "questions": groups_by_task(validation),
-        "arms": {name: dict(described) for name, described in arms.items()},
+        "arms": {name: dict(described) for name, described in sets[0].items()},
+        "more_replica_sets": [
+            {name: dict(described) for name, described in one.items()}
+            for one in sets[1:]
+        ],
         "policies": {policy.name: policy.sha256 for policy in policies},
         "folders": list(dict.fromkeys(f for p in policies for f in folders_of(p))),
     }

@@ -1,40 +1,35 @@
 """The loop: due request -> all arms -> observations -> journal -> look.
 
-Arms share the device and take turns, in an order drawn anew for every request. What
-one waits for the others must not count against it, so latency comes from a virtual
-queue of each arm alone over the service times that were measured: an arm starts a
-request when it arrives, or when its own previous one ends.
+How arms answer, and what their failures mean, is in `canary.replica`; here is when they
+are asked, what is kept of it, and when it ends.
 """
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from canary.answers import observation, unsent, void
-from canary.arms.base import Arm, ArmDiedError, ArmsLostError, Completion
-from canary.arms.causes import Cause, Meaning
+from canary.answers import unsent
+from canary.arms.base import ReplicaSet
 from canary.clock import Clock
 from canary.evidence.journal import Journal
 from canary.evidence.observation import Observation
-from canary.evidence.pairs import CONTROL_ARM
 from canary.judge import Ended
 from canary.losses import Losses
 from canary.orders import Orders
 from canary.policy.model import Policy
-from canary.queues import Queues
+from canary.replica import Answered
+from canary.replicas import Replicas, Sent
+from canary.swaps import Swaps
 from canary.traffic.feed import Due, Feed, PlanFeed
 from canary.traffic.live import MOST_BEHIND_S, LiveFeed
-from canary.traffic.request import Plan, Request
-from canary.traffic.seeds import permuted, stable_uniform
-from canary.warmup import warm_up
+from canary.traffic.request import Plan
 from canary.watches import END_OF_TRAFFIC, INTERRUPTED, Doubts, Listener, Watches
 
-_DEATHS_ARE_EVIDENCE = 2
-_REVIVAL_REQUESTS = 3
 _HEARTBEAT_S = 1.0
+_BRIEF_S = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,16 +52,6 @@ def questions_of(plan: Plan) -> dict[str, int]:
     """Return how many groups each task's questions are."""
     groups = {(r.task or "", r.group or r.request_id) for r in plan.questions}
     return dict(Counter(task for task, _ in groups))
-
-
-def group_items_of(plan: Plan) -> Counter[tuple[str | None, str | None]]:
-    """Return how many questions each group of a task has."""
-    return Counter((r.task, r.group) for r in plan.questions if r.group)
-
-
-def control_takes(request: Request, share: float, seed: int) -> bool:
-    """Return whether the A/A control answers a request, too."""
-    return stable_uniform("control", seed, request.request_id) < share
 
 
 def try_again(
@@ -116,8 +101,8 @@ class Runner:
         policies: Compared on the same traffic; each gets its own verdict.
         plan: What is sent, and when; of live traffic what has come before, and the
             questions.
-        arms: The running variants by arm name, those of `arms_of`. An arm whose
-            policies are all decided is closed.
+        sets: The running variants, those of `arms_of`, once or several times. An arm
+            whose policies are all decided is closed.
         journal: Where observations go.
         earlier: What this run has recorded before, in parts of whole requests, if it
             goes on after a pause; no warm-up.
@@ -135,7 +120,7 @@ class Runner:
         self,
         policies: Sequence[Policy],
         plan: Plan,
-        arms: Mapping[str, Arm],
+        sets: Sequence[ReplicaSet],
         journal: Journal,
         *,
         earlier: Iterable[pa.Table] = (),
@@ -157,25 +142,25 @@ class Runner:
             listener=listener,
         )
         self._plan = plan
-        self._arms = dict(arms)
         self._journal = journal
         self._live = live
         self._orders = orders or Orders()
         self._clock = clock
         self._sleep = sleep
         self._listener = listener
-        self._control_share = max(policy.aa_control for policy in policies)
         self._zero_s: float | None = None
-        self._needed: frozenset[str] | None = None
-        # The control answers a share only: its own queue would be shorter than the
-        # baseline's, so nothing that counts from the arrival is said of it.
-        self._queues = Queues(name for name in arms if name != CONTROL_ARM)
+        self._planned: int | None = None
+        self._replicas = Replicas(
+            sets,
+            plan,
+            control_share=max(policy.aa_control for policy in policies),
+            keep=journal.commit,
+        )
+        self._swaps = _swaps(policies, sets[0].arrangements, plan.seed)
         for part in earlier:
             known = None if live is not None else plan.requests
-            self._queues.recall(part, known, first=len(self._watches.store))
+            self._replicas.recall(part, known, first=len(self._watches.store))
             self._watches.take_up(part)
-        self._group_items = group_items_of(plan)
-        self._losses = Losses()
 
     def run(self) -> Played:
         """Play the traffic; return for each policy why and where its evidence ends.
@@ -183,13 +168,16 @@ class Runner:
         Raises:
             StorageError: As `play_out`, which says what an interrupt does.
         """
-        reason = play_out(self._play, self._journal, self._listener, self._sleep)
+        try:
+            reason = play_out(self._play, self._journal, self._listener, self._sleep)
+        finally:
+            self._replicas.close()
         return Played(
             reason=reason,
             ends=self._watches.ends,
             elapsed_s=self._watches.store.last_arrived_s,
             peak_bytes=self._watches.store.peak_bytes(),
-            losses=self._losses,
+            losses=self._replicas.losses(),
         )
 
     def _play(self) -> str:
@@ -198,6 +186,7 @@ class Runner:
         feed: Feed = self._live or PlanFeed(self._plan, first)
         if first:
             self._watches.look_before(self._watches.store.last_arrived_s)
+        self._planned = feed.planned
         self._zero_s = None if self._live is None else self._live.zero_s
         while not feed.over:
             if self._orders.closed() is not None:
@@ -210,15 +199,37 @@ class Runner:
             arrival_s = due.request.arrival_s
             if self._zero_s is None:
                 self._zero_s = self._clock() - (arrival_s if first else 0.0)
-            self._watches.look_before(arrival_s)
-            self._release()
+            self._look_before(arrival_s)
+            self._swap(arrival_s)
             if not self._ready(arrival_s):
                 if self._over():
                     return self._why_over()
                 feed.put_back(due)
                 continue
-            self._answer_one(due, self._now_s() - arrival_s, feed.planned)
+            self._answer_one(due, self._now_s() - arrival_s)
+        self._take_all()
         return END_OF_TRAFFIC
+
+    def _look_before(self, arrival_s: float) -> None:
+        if self._watches.look_is_due(arrival_s):
+            self._take_all()
+            self._watches.look_before(arrival_s)
+        self._release()
+
+    def _swap(self, arrival_s: float) -> None:
+        """Let the arms change places if that is planned: the traffic's time stands
+        still meanwhile or, if it is live, is skipped."""
+        number = self._swaps.at(arrival_s) if self._swaps else 0
+        if number == self._replicas.arrangement or self._over():
+            return
+        self._take_all()
+        self._listener.waiting("the arms change places")
+        began_s = self._clock()
+        for moved in self._replicas.arrange(number):
+            self._record(moved)
+        self._skip()
+        if self._live is None and self._zero_s is not None:
+            self._zero_s += self._clock() - began_s
 
     def _now_s(self) -> float:
         """How far the traffic's time has come."""
@@ -244,21 +255,54 @@ class Runner:
 
     def _why_over(self) -> str:
         if self._watches.all_ended:
+            self._take_all()  # leaving out what is slow would be unfair
             return self._watches.why_all_ended()
         return INTERRUPTED
 
-    def _answer_one(self, due: Due, lag_s: float, planned: int | None) -> None:
-        behind = self._live is not None and lag_s > MOST_BEHIND_S
-        rows = self._shed(due) if behind else self._answer(due.request, due.order)
+    def _answer_one(self, due: Due, lag_s: float) -> None:
+        if self._live is not None and lag_s > MOST_BEHIND_S:
+            self._take_all()
+            names = self._replicas.taking_part(due.request)
+            self._count(Sent(due, lag_s), [unsent(due.request, n) for n in names])
+            return
+        while self._replicas.full:
+            self._await()
+        self._replicas.send(due, lag_s)
+        self._take()
+
+    def _take_all(self) -> None:
+        """Wait for all that is in flight."""
+        while self._replicas.in_flight:
+            self._await()
+
+    def _await(self) -> None:
+        if not self._replicas.wait(_HEARTBEAT_S):
+            self._listener.waiting(None)
+            self._journal.commit_if_due()
+        self._take()
+
+    def _take(self) -> None:
+        """Record what has come back, in order."""
+        for sent, answered in self._replicas.back():
+            self._record(answered)
+            self._count(sent, answered.rows)
+
+    def _record(self, answered: Answered) -> None:
+        """Keep what a restart of arms has left."""
+        for arm, cause in answered.revived:
+            self._listener.revived(arm, cause)
+        if answered.warm:
+            self._journal.append(answered.warm)
+
+    def _count(self, sent: Sent, rows: list[Observation]) -> None:
         self._watches.append(rows)
         self._journal.append(rows)
         self._listener.answered(
-            done=len(self._watches.store), planned=planned, rows=rows, lag_s=lag_s
+            done=len(self._watches.store),
+            planned=self._planned,
+            rows=rows,
+            lag_s=sent.lag_s,
         )
-
-    def _shed(self, due: Due) -> list[Observation]:
-        names = [n for n in self._arms if self._takes_part(n, due.request)]
-        return [unsent(due.request, name) for name in names]
 
     def _ready(self, arrival_s: float) -> bool:
         """Wait until a request is due and what comes back can be kept; return False if
@@ -308,91 +352,21 @@ class Runner:
             return
         self._listener.waiting(why)
         self._journal.commit_if_due()
+        if self._replicas.in_flight:
+            self._replicas.wait(min(left_s, _BRIEF_S))
+            self._take()
+            return
         self._sleep(min(left_s, _HEARTBEAT_S))
-
-    def _answer(self, request: Request, order_seed: int) -> list[Observation]:
-        taking_part = [one for one in self._arms if self._takes_part(one, request)]
-        names = permuted(taking_part, order_seed)
-        try:
-            completions, attempt = self._serve(request, names)
-        except ArmsLostError as lost:
-            rows = [
-                void(request, name, str(lost), epoch=self._arms[name].epoch)
-                for name in names
-            ]
-            self._losses.void(lost.cause)
-            self._rebuild(lost)
-            return rows
-        self._losses.answered()
-        items = self._group_items[request.task, request.group] or None
-        return [
-            observation(
-                request,
-                name,
-                completions[name],
-                queue_s=self._queues.take(name, request, completions[name].service_s),
-                order=order,
-                attempt=attempt,
-                group_items=items,
-            )
-            for order, name in enumerate(names)
-        ]
-
-    def _takes_part(self, name: str, request: Request) -> bool:
-        if name != CONTROL_ARM:
-            return True
-        return control_takes(request, self._control_share, self._plan.seed)
-
-    def _serve(
-        self, request: Request, names: Sequence[str]
-    ) -> tuple[dict[str, Completion], int]:
-        """Let all arms answer. When one dies, all are asked once more; if the same one
-        dies again of the same request, that is its answer: crashes are evidence. So is
-        an arm that hangs, at once: its time is over."""
-        deaths = dict.fromkeys(names, 0)
-        attempt = 0
-        while True:
-            attempt += 1
-            completions: dict[str, Completion] = {}
-            for name in names:
-                try:
-                    completions[name] = self._arms[name].serve(request)
-                except ArmDiedError as death:
-                    deaths[name] += 1
-                    self._revive(name, death.cause)
-                    own = death.cause.ruling.meaning is Meaning.OWN
-                    if deaths[name] < _DEATHS_ARE_EVIDENCE and not own:
-                        break
-                    completions[name] = death.completion
-            else:
-                return completions, attempt
-
-    def _rebuild(self, lost: ArmsLostError) -> None:
-        """Get all arms back after what they ran on was lost, if need be repeatedly."""
-        while True:
-            self._losses.spend(lost)
-            try:
-                self._revive(lost.arm, lost.cause)
-            except ArmsLostError as again:
-                lost = again
-            else:
-                return
-
-    def _revive(self, name: str, cause: Cause) -> None:
-        """Restart an arm, and warm up whatever has been started anew by that."""
-        # What was answered is safe, however long it takes and whatever comes of it.
-        self._journal.commit()
-        before = {one: arm.epoch for one, arm in self._arms.items()}
-        self._arms[name].restart()
-        fresh = {n: arm for n, arm in self._arms.items() if arm.epoch != before[n]}
-        for one in fresh:
-            self._losses.restarted(one, cause)
-            self._listener.revived(one, cause)
-        self._journal.append(warm_up(fresh, self._plan, _REVIVAL_REQUESTS))
 
     def _release(self) -> None:
         """Close the arms that no undecided policy needs."""
-        if self._needed is not self._watches.needed_arms:
-            self._needed = self._watches.needed_arms
-            for name in self._arms.keys() - self._needed:
-                self._arms.pop(name).close()
+        self._replicas.release(self._watches.needed_arms)
+
+
+def _swaps(policies: Sequence[Policy], arrangements: int, seed: int) -> Swaps | None:
+    """Return when the arms change places; None if they don't."""
+    least_s = min(policy.decision.min_duration_s for policy in policies)
+    every_s = policies[0].placement.swap_period_s(least_s)
+    if every_s is None or arrangements == 1:
+        return None
+    return Swaps(arrangements, every_s=every_s, seed=seed)

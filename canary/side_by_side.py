@@ -19,10 +19,9 @@ from canary.evidence.observation import Observation
 from canary.evidence.pairs import CONTROL_ARM
 from canary.orders import Orders
 from canary.policy.model import Policy
+from canary.replica import control_takes, group_items_of
 from canary.runner import (
     Played,
-    control_takes,
-    group_items_of,
     play_out,
     questions_of,
     try_again,

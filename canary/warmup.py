@@ -5,12 +5,13 @@ cache) is paid here, and the second answers say what a request costs.
 """
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from scipy.optimize import nnls
 
 from canary.answers import observation, prompt_size
-from canary.arms.base import Arm, ArmDiedError, Completion
+from canary.arms.base import Arm, ArmDiedError, Completion, ReplicaSet
 from canary.errors import ArmError
 from canary.evidence.observation import Observation, Status
 from canary.policy.model import variant_name
@@ -38,6 +39,20 @@ def warm_up(arms: Mapping[str, Arm], plan: Plan, count: int) -> list[Observation
         for request in [*sample, *sample]
         for name, arm in arms.items()
     ]
+
+
+def warm_up_all(
+    sets: Sequence[ReplicaSet], plan: Plan, count: int
+) -> list[list[Observation]]:
+    """Warm all replica sets up, several side by side; return the rows of each.
+
+    Raises:
+        ArmError: As `warm_up`.
+    """
+    if len(sets) == 1:  # in this thread, where its arms may have been loaded
+        return [warm_up(sets[0].arms, plan, count)]
+    with ThreadPoolExecutor(len(sets)) as pool:
+        return list(pool.map(lambda one: warm_up(one.arms, plan, count), sets))
 
 
 def _sample(plan: Plan, count: int) -> list[Request]:
@@ -94,9 +109,9 @@ def speed_for(
     return load * span_s / needed_s
 
 
-def at_speed(prepared: Prepared, warm: Sequence[Observation]) -> Plan:
+def at_speed(prepared: Prepared, warm: Sequence[Observation], *, sets: int) -> Plan:
     """Return the plan at the speed that its policies ask for, which may be a load of
-    the baseline alone, going by its rows.
+    the baseline alone, going by its rows; so many sets bear it together.
 
     Raises:
         ArmError: The baseline answered nothing, so that its load can't be known.
@@ -112,4 +127,4 @@ def at_speed(prepared: Prepared, warm: Sequence[Observation]) -> Plan:
             f"arm {baseline} failed every warm-up request, so its load can't be known; "
             f"the first error was: {next(row.error for row in warm if row.error)}"
         )
-    return with_speed(plan, found)
+    return with_speed(plan, found * sets)

@@ -183,6 +183,13 @@ class Watches:
                 self._look(watch)
                 self._forget()
 
+    def look_is_due(self, arrival_s: float) -> bool:
+        """Whether a look comes before a request that arrives then."""
+        return any(
+            watch.ended is None and watch.next_look_s <= arrival_s
+            for watch in self._watches
+        )
+
     def end_late(self, elapsed_s: float, cutoff_s: float) -> None:
         """End what has run out of time or money; requests from `cutoff_s` on, the next
         that would be sent, count no more."""

@@ -1,5 +1,9 @@
-"""An arm: one variant that runs somewhere and answers one request at a time."""
+"""An arm: one variant that runs somewhere and answers one request at a time.
 
+All arms of a run, once each and comparable, are a replica set.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -88,3 +92,54 @@ class Arm(Protocol):
     def close(self) -> None:
         """Give the arm's memory and process back."""
         ...
+
+
+class ReplicaSet(Protocol):
+    """All arms once, where they are comparable: on one node, or in one process."""
+
+    @property
+    def arms(self) -> Mapping[str, Arm]:
+        """The arms by name."""
+        ...
+
+    def lane(self, arm: str) -> int:
+        """Which device an arm is on: arms of one lane take turns, those of others
+        answer side by side."""
+        ...
+
+    @property
+    def arrangements(self) -> int:
+        """In how many ways the arms can be on their devices; 1 if they share one."""
+        ...
+
+    def arrange(self, number: int) -> None:
+        """Move all arms to where they are in an arrangement, counted from 0 (how they
+        were started), and load them anew.
+
+        Raises:
+            ArmError: One can't be loaded any more.
+            ArmsLostError: What they run on is gone; `restart` of any of them brings
+                all back, where they are to be.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class OneDevice:
+    """A replica set whose arms share a device, and so take turns and stay."""
+
+    arms: Mapping[str, Arm]
+
+    def lane(self, arm: str) -> int:
+        """Return the one that there is."""
+        del arm
+        return 0
+
+    @property
+    def arrangements(self) -> int:
+        """One: nothing can change places."""
+        return 1
+
+    def arrange(self, number: int) -> None:
+        """Stay."""
+        del number

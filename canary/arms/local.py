@@ -5,10 +5,12 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from canary.arms.base import Arm, Completion
+from canary.arms.base import Completion, OneDevice, ReplicaSet
 from canary.arms.server import ArmServer
 from canary.clock import Clock
+from canary.errors import UsageError
 from canary.policy.model import VariantSpec
+from canary.policy.placement import Placement
 from canary.traffic.request import Request
 from canary.variants.base import Variant
 
@@ -72,9 +74,21 @@ def start_local_arms(
     build: Build,
     clock: Clock = time.perf_counter,
     timeout_s: float = math.inf,
-) -> dict[str, Arm]:
-    """Load each variant in this process, under its arm name."""
-    return {
+    placement: Placement = Placement(),  # noqa: B008 - a frozen value
+) -> list[ReplicaSet]:
+    """Load each variant in this process, under its arm name: one replica set, whose
+    arms take turns, whatever a policy wants of a cluster.
+
+    Raises:
+        UsageError: The policy pins the model of a GPU.
+    """
+    if placement.gpu is not None:
+        raise UsageError(
+            f"placement.gpu pins the arms to GPUs of the model {placement.gpu}, which "
+            "only a run on Ray can make sure of; leave out --local, or the pin"
+        )
+    arms = {
         name: LocalArm(name, partial(build, spec), clock=clock, timeout_s=timeout_s)
         for name, spec in specs.items()
     }
+    return [OneDevice(arms)]

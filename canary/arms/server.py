@@ -19,6 +19,8 @@ class ArmServer:
         own_process: Whether the process's memory is this arm's alone.
         timeout_s: How long a request may take before it has failed.
         epoch: How often the arm had been started anew, which every answer carries.
+        card: Model and UUID of the GPU that the arm was given; rows tell by it which
+            of several alike answered.
     """
 
     def __init__(
@@ -29,6 +31,7 @@ class ArmServer:
         own_process: bool,
         timeout_s: float,
         epoch: int = 0,
+        card: str | None = None,
     ) -> None:
         self._variant = variant
         self._clock = clock
@@ -36,6 +39,8 @@ class ArmServer:
         self._timeout_s = timeout_s
         self._epoch = epoch
         self._facts = variant.describe()
+        if card is not None and self._facts["device"].startswith("cuda"):
+            self._facts |= {"device": f"cuda ({card})"}
 
     def serve(self, request: Request) -> Completion:
         """Answer one request; an exception of the variant is evidence about it."""

@@ -20,6 +20,7 @@ from canary.policy.model import (
     Policy,
     VariantSpec,
 )
+from canary.policy.placement import Placement
 from canary.policy.rules import DecisionRules
 from canary.policy.schedule import Hook, Hooks, Schedule
 from canary.policy.traffic import UNION_TAGS, Crop, Limit, LoadTarget, Traffic
@@ -37,6 +38,7 @@ _MODELS: dict[str, type[BaseModel]] = {
     "gates[]": Gate,
     "budget": Budget,
     "decision": DecisionRules,
+    "placement": Placement,
     "schedule": Schedule,
     "hooks": Hooks,
     **{f"hooks.{name}": Hook for name in Hooks.model_fields},
@@ -95,6 +97,7 @@ def _draft(values: dict[str, Any]) -> Draft:
         regimes=values["regimes"],
         gates=tuple(values["gates"] or ()),
         decision=values["decision"],
+        placement=values["placement"],
         schedule=values["schedule"],
         hooks=values["hooks"],
     )

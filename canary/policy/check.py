@@ -6,6 +6,7 @@ from functools import reduce
 from itertools import pairwise
 
 from canary.errors import AttentionError, Fault
+from canary.policy.check_placement import placement_faults
 from canary.policy.check_schedule import hook_faults, schedule_faults
 from canary.policy.check_traffic import (
     endpoint_faults,
@@ -20,6 +21,7 @@ from canary.policy.model import (
     regime_names,
     variant_name,
 )
+from canary.policy.placement import Placement
 from canary.policy.rules import LEAST_BLOCKS, DecisionRules
 from canary.policy.schedule import Hooks, Schedule
 from canary.policy.traffic import Traffic
@@ -39,6 +41,7 @@ class Draft:
     regimes: tuple[int, ...] | None
     gates: tuple[Gate | None, ...]
     decision: DecisionRules | None
+    placement: Placement | None
     schedule: Schedule | None
     hooks: Hooks | None
 
@@ -47,6 +50,9 @@ def faults_between(draft: Draft, document: Document) -> Iterator[Fault]:
     """Yield what can't be, or can't be decided, in a policy whose values are sound."""
     yield from _variant_faults(draft, document)
     yield from _traffic_faults(draft, document)
+    if draft.placement is not None and draft.baseline is not None:
+        servers = draft.baseline.is_endpoint
+        yield from placement_faults(draft.placement, servers, document)
     unordered = list(_regime_faults(draft, document))
     yield from unordered
     for index, gate in enumerate(draft.gates):
@@ -98,7 +104,10 @@ def _variant_faults(draft: Draft, document: Document) -> Iterator[Fault]:
         return
     name = variant_name(draft.candidate)
     if name == variant_name(draft.baseline):
-        message = f"baseline and candidate are both {name}; change one of them"
+        message = (
+            f"baseline and candidate are both {name}; change one of them, or "
+            "write label: copy into the candidate for an A/A run"
+        )
         yield document.fault("candidate", message)
 
 

@@ -1,5 +1,6 @@
 """What a policy will do, in sentences, for `canary validate`."""
 
+from canary.policy.explain_placement import placement_sentences
 from canary.policy.explain_schedule import hook_sentences, schedule_sentences
 from canary.policy.explain_traffic import traffic_sentences
 from canary.policy.model import (
@@ -20,7 +21,11 @@ from canary.wording import ABOUT_THIS_SET, METRICS, answers_that_differ, seconds
 def explain(policy: Policy) -> str:
     """Return what `policy` compares and when it promotes, rolls back and ends."""
     baseline, candidate = variant_name(policy.baseline), variant_name(policy.candidate)
-    lines = [*traffic_sentences(policy), *schedule_sentences(policy)]
+    lines = [
+        *traffic_sentences(policy),
+        *placement_sentences(policy),
+        *schedule_sentences(policy),
+    ]
     if policy.validation:
         lines.append(f"Answers are scored on {', '.join(policy.validation)}.")
     lines.append(f"It promotes only if {_condition(policy)}:")

@@ -116,6 +116,7 @@ _SHARED: dict[str, Callable[[Policy], object]] = {
     "traffic.max_in_flight": lambda policy: policy.traffic.max_in_flight,
     "traffic.on_overload": lambda policy: policy.traffic.on_overload,
     "traffic.max_output_tokens": lambda policy: policy.traffic.max_output_tokens,
+    "placement": lambda policy: policy.placement,
     "schedule": lambda policy: policy.schedule,
     "traffic.timeout": lambda policy: policy.traffic.timeout_s,
 }

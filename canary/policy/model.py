@@ -18,6 +18,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from canary.policy.placement import Placement
 from canary.policy.rules import DecisionRules
 from canary.policy.schedule import Hooks, Schedule
 from canary.policy.traffic import REST, Traffic
@@ -82,6 +83,18 @@ def _attention(value: object) -> object:
     return value
 
 
+_LABEL_PATTERN = r"^[a-z0-9][a-z0-9-]{0,31}$"
+
+
+def _label(value: object) -> object:
+    if not isinstance(value, str) or not re.fullmatch(_LABEL_PATTERN, value):
+        raise ValueError(
+            "expected at most 32 small letters, digits and '-', got "
+            f"{shown(value)}; write for example copy"
+        )
+    return value
+
+
 _MOST_LAG_S = 0.05
 
 ENDPOINT_SCHEMES = ("http://", "https://")
@@ -104,6 +117,17 @@ class VariantSpec(Value):
 
     api_key_env: _Text | None = None
     """The environment variable that holds the server's key, if it wants one."""
+
+    label: (
+        Annotated[
+            str,
+            BeforeValidator(_label),
+            WithJsonSchema({"type": "string", "pattern": _LABEL_PATTERN}),
+        ]
+        | None
+    ) = Field(default=None, examples=["copy"])
+    """Tells a variant from one that is otherwise equal: for an A/A run, in which the
+    candidate is the baseline once more."""
 
     @property
     def is_endpoint(self) -> bool:
@@ -256,6 +280,11 @@ class Policy(Value):
     )
     """When the evidence is weighed, how sure one must be, and when it ends."""
 
+    placement: Placement = Field(
+        default=Placement(), examples=["{gpu: H200, swap_every: 2h}"]
+    )
+    """Where the arms run: which GPUs of a Ray cluster they get, and how they share."""
+
     schedule: Schedule = Field(
         default=Schedule(), examples=["{only: Mon-Fri 08:00-20:00 Europe/Berlin}"]
     )
@@ -294,17 +323,18 @@ def variant_name(spec: VariantSpec) -> str:
     """Return the arm name of a variant, equal for equal variants.
 
     ``reference/dense``, ``reference/sliding_window(window=256)``,
-    ``llama@localhost:8000``.
+    ``reference/dense#copy``, ``llama@localhost:8000``.
 
     Raises:
         PatternSpecError: Its attention isn't a pattern; a loaded policy's always is.
     """
+    label = f"#{spec.label}" if spec.label else ""
     if spec.is_endpoint:
         address = spec.model.split("://", 1)[1].removesuffix("/").removesuffix("/v1")
-        return f"{spec.served_model}@{address}"
+        return f"{spec.served_model}@{address}{label}"
     from canary.attention import pattern  # noqa: PLC0415 - values need no patterns
 
-    return f"{spec.model}/{pattern(spec.attention)}"
+    return f"{spec.model}/{pattern(spec.attention)}{label}"
 
 
 def regime_names(boundaries_tokens: tuple[int, ...]) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from canary.policy.model import (
     Policy,
     VariantSpec,
 )
+from canary.policy.placement import Placement
 from canary.policy.rules import DecisionRules
 from canary.policy.schedule import Hook, Hooks, Schedule
 from canary.policy.traffic import Crop, Limit, Traffic
@@ -51,6 +52,7 @@ def json_schema() -> dict[str, Any]:
         Hook,
         Hooks,
         Limit,
+        Placement,
         Schedule,
         Traffic,
         VariantSpec,

@@ -11,6 +11,7 @@ from canary.decision import Decision
 from canary.evidence.pairs import pair_up
 from canary.policy.model import Policy
 from canary.report import facts, words
+from canary.report.cards import Arrangement, arrangements
 from canary.report.data import NOT_RECORDED, ReportData, recorded
 from canary.report.samples import (
     AccuracyTable,
@@ -51,6 +52,7 @@ class _CaseView:
     evidence_charts: tuple[str, ...]
     accuracy: AccuracyTable | None
     timings: tuple[_TimingView, ...]
+    cards: tuple[Arrangement, ...]
 
 
 def render_html(data: ReportData) -> str:
@@ -97,6 +99,7 @@ def _case(data: ReportData, policy: Policy, decision: Decision, key: str) -> _Ca
             )
             for timing in timings(policy, pairs)
         ),
+        cards=arrangements(data, decision),
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from canary.decision import Control, Decision, GateResult
 from canary.policy.model import Policy
+from canary.report.cards import arrangements
 from canary.report.data import NOT_RECORDED, ReportData, recorded
 from canary.report.facts import moment
 from canary.report.words import (
@@ -39,7 +40,7 @@ def render_markdown(data: ReportData) -> str:
         [_overview_row(policy, decision) for policy, decision in data.cases()],
     )
     for policy, decision in data.cases():
-        lines += ["", *_case(policy, decision)]
+        lines += ["", *_case(policy, decision), *_cards(data, decision)]
     lines += ["", *_footer(data)]
     return "\n".join(lines) + "\n"
 
@@ -124,6 +125,29 @@ def _gate_row(gate: GateResult) -> tuple[str, ...]:
         value_in_words(gate.baseline, gate.unit),
         value_in_words(gate.candidate, gate.unit),
         f"{progress_in_words(gate)} {unit_name(gate)}",
+    )
+
+
+def _cards(data: ReportData, decision: Decision) -> Iterable[str]:
+    found = arrangements(data, decision)
+    if not found:
+        return
+    yield ""
+    yield "The arms changed places; median service times, and the median ratio:"
+    yield ""
+    yield from _table(
+        ("Baseline on", "Candidate on", "Pairs", "Baseline", "Candidate", "Ratio"),
+        [
+            (
+                _text(one.baseline_device or "all together"),
+                _text(one.candidate_device or "all together"),
+                f"{one.pairs:,}",
+                value_in_words(one.baseline_s, "s"),
+                value_in_words(one.candidate_s, "s"),
+                f"{one.ratio:.3f}x",
+            )
+            for one in found
+        ],
     )
 
 

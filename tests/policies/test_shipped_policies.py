@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from canary import experiment
+from canary.answers import prompt_size
+from canary.arms.base import OneDevice
 from canary.arms.local import LocalArm
 from canary.evidence.journal import Journal, RunFolder, read_segments
 from canary.judge import Ended, judge
@@ -41,6 +43,19 @@ def test_the_policies_for_a_gpu_can_be_run_together():
     assert sum(request.kind == "latency" for request in plan.requests) > 2 * 1197
 
 
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "policies/long").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_each_policy_for_two_gpus_can_be_run(path):
+    """It loads, finds its files, and has prompts beyond 32k tokens to tell of."""
+    (policy,) = load_policies([path])
+
+    plan = prepare((policy,), seed=0).plan
+
+    assert [] == missing_files(policy)
+    assert 20 <= sum(prompt_size(request) > 32 * 1024 for request in plan.requests)
+
+
 def decisions(prepared, folder, **variants):
     """Play the demo's whole plan on scripted arms; verdict by policy."""
     clock = FakeClock()
@@ -56,7 +71,7 @@ def decisions(prepared, folder, **variants):
     runner = Runner(
         policies,
         with_speed(prepared.plan, 0.4),
-        arms,
+        [OneDevice(arms)],
         Journal(run, clock=clock, every_s=1e9),
         clock=clock,
         sleep=clock.sleep,

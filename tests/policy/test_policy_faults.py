@@ -118,6 +118,15 @@ CHANGES = [
     ("[1k, 2k]", "[1k, 2k]\nbudget: {gpu_hours: 0}"),
     ("[1k, 2k]", "[1k, 2k]\nbudget: {gpu_hour: 3}"),
     ("[1k, 2k]", "1k"),
+    ("[1k, 2k]", "[1k, 2k]\nplacement: H200"),
+    ("[1k, 2k]", "[1k, 2k]\nplacement: {gpu: [H200]}"),
+    ("[1k, 2k]", "[1k, 2k]\nplacement: {gpu: NVIDIA H200}"),
+    ("[1k, 2k]", "[1k, 2k]\nplacement: {sharing: both}"),
+    ("[1k, 2k]", "[1k, 2k]\nplacement: {swap_every: daily}"),
+    ("[1k, 2k]", "[1k, 2k]\nplacement: {swap_every: 0s}"),
+    ("[1k, 2k]", "[1k, 2k]\nplacement: {sharing: interleaved, swap_every: 2h}"),
+    ("[1k, 2k]", "[1k, 2k]\nplacement: {replicas: 0}"),
+    ("[1k, 2k]", "[1k, 2k]\nplacement: {replicas: two, swap: 1h}"),
     ("[1k, 2k]", "[1k, 2k]\nschedule: daily"),
     ("[1k, 2k]", "[1k, 2k]\nschedule: {only: 5}"),
     ("[1k, 2k]", "[1k, 2k]\nschedule: {only: 'Mon-Fry 08:00-20:00 UTC'}"),
@@ -243,6 +252,7 @@ SERVER_CHANGES = [
     ("http://sparse", "http://me:pa55word@sparse"),
     ("sparse:8000/v1", "sparse:8000/v1?key=pa55word"),
     ("source: trace.csv", "source: trace.csv, on_overload: drop"),
+    ("traffic:", "placement: {gpu: H200}\ntraffic:"),
 ]
 
 

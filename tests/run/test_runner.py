@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 
-from canary.arms.base import ArmDiedError, ArmsLostError, Completion
+from canary.arms.base import ArmDiedError, ArmsLostError, Completion, OneDevice
 from canary.arms.causes import Cause
 from canary.arms.local import LocalArm
 from canary.errors import ArmError
@@ -119,7 +119,7 @@ class Stage:
         self.runner = Runner(
             policies,
             plan,
-            self.arms,
+            [OneDevice(self.arms)],
             Journal(self.folder, clock=self.clock, every_s=commit_every_s),
             gpus=gpus,
             clock=self.clock,
@@ -633,7 +633,7 @@ def test_a_run_goes_on_where_it_stopped(tmp_path):
     again = Runner(
         [policy_of()],
         plan_of(9),
-        rest.arms,
+        [OneDevice(rest.arms)],
         Journal(rest.folder, clock=rest.clock),
         earlier=[known],
         clock=rest.clock,

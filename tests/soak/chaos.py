@@ -177,7 +177,7 @@ def kills_of(pairs, processes, nodes):
     return dict(zip(moments, what, strict=True))
 
 
-def play(folder, plan, policy, arms, listener):
+def play(folder, plan, policy, sets, listener):
     """Run the plan through the arms; return what the runner says of it."""
     run = RunFolder(folder)
     run.create()
@@ -185,7 +185,7 @@ def play(folder, plan, policy, arms, listener):
     runner = Runner(
         [policy],
         plan,
-        arms,
+        sets,
         Journal(run, clock=clock),
         clock=clock,
         sleep=clock.sleep,
@@ -210,10 +210,11 @@ def storm(folder, plan, policy, kills):
             add_node(cluster)
         cluster.wait_for_nodes()
         with ray_cluster(cluster.address):
-            arms = start_ray_arms(arms_of([policy]), build=build, timeout_s=60.0)
+            sets = start_ray_arms(arms_of([policy]), build=build, timeout_s=60.0)
+            arms = sets[0].arms
             facts = {name: arm.describe() for name, arm in arms.items()}
             chaos = Chaos(cluster, arms, kills)
-            played = play(folder, plan, policy, arms, chaos)
+            played = play(folder, plan, policy, sets, chaos)
             chaos.settle()
     finally:
         cluster.shutdown()
@@ -258,8 +259,8 @@ def main():
     parser.add_argument("--nodes", type=int, default=4)
     given = parser.parse_args()
     policy, plan = Policy.model_validate(POLICY), plan_of(given.pairs)
-    calm_arms = start_local_arms(arms_of([policy]), build=build)
-    play(given.folder / "calm", plan, policy, calm_arms, Quiet())
+    calm = start_local_arms(arms_of([policy]), build=build)
+    play(given.folder / "calm", plan, policy, calm, Quiet())
     kills = kills_of(given.pairs, given.processes, given.nodes)
     played, facts = storm(given.folder / "storm", plan, policy, kills)
     found = faults(rows_of(given.folder / "calm"), rows_of(given.folder / "storm"))

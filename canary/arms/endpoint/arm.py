@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from canary.answers import prompt_size
-from canary.arms.base import Arm, Completion
+from canary.arms.base import Arm, Completion, OneDevice, ReplicaSet
 from canary.arms.endpoint.base import Endpoint
 from canary.arms.endpoint.sender import EndpointSender
 from canary.errors import ArmError
@@ -55,7 +55,7 @@ def start_endpoint_arms(
     timeout_s: float,
     max_in_flight: int,
     on_overload: Literal["queue", "shed"],
-) -> dict[str, Arm]:
+) -> list[ReplicaSet]:
     """Start the process that sends to all of them.
 
     Raises:
@@ -74,10 +74,11 @@ def start_endpoint_arms(
         on_overload=on_overload,
     )
     sender.start()
-    return {
+    arms = {
         name: EndpointArm(name, endpoint, sender)
         for name, endpoint in endpoints.items()
     }
+    return [OneDevice(arms)]
 
 
 def knock(arms: Mapping[str, Arm], requests: Sequence[Request]) -> None:

@@ -13,7 +13,15 @@ from canary.policy.model import VariantSpec
 from canary.traffic.request import Request
 
 _CARD_TIMEOUT_S = 20.0
-_CARD_FIELDS = {"gpu": "name", "gpu_uuid": "uuid", "driver": "driver_version"}
+_CARD_FIELDS = {
+    "gpu": "name",
+    "gpu_uuid": "uuid",
+    "driver": "driver_version",
+    "gpu_clock": "clocks.sm",
+    "gpu_clock_max": "clocks.max.sm",
+    "gpu_power_limit": "power.limit",
+}
+_UNKNOWN = "unknown"
 
 
 class ArmActor:
@@ -53,8 +61,15 @@ class ArmActor:
             own_process=True,
             timeout_s=self._timeout_s,
             epoch=self._epoch,
+            card=self._card_name(),
         )
         self._facts = self._server.describe() | self._facts
+
+    def _card_name(self) -> str | None:
+        uuid = self._facts.get("gpu_uuid", _UNKNOWN)
+        if uuid.startswith(_UNKNOWN):
+            return None
+        return f"{self._facts['gpu']}, {'-'.join(uuid.split('-')[:2])}"
 
     # A week of requests would fill the head's memory with events about each.
     @ray.method(concurrency_group="compute", enable_task_events=False)
@@ -88,6 +103,6 @@ def _card(visible: str) -> dict[str, str]:
             timeout=_CARD_TIMEOUT_S,
         )
     except (OSError, subprocess.SubprocessError) as error:
-        return dict.fromkeys(_CARD_FIELDS, f"unknown (nvidia-smi: {error})")
+        return dict.fromkeys(_CARD_FIELDS, f"{_UNKNOWN} (nvidia-smi: {error})")
     told = answer.stdout.strip().split(", ")
     return dict(zip(_CARD_FIELDS, told, strict=True))

@@ -17,12 +17,16 @@ from ray.exceptions import (
     RayError,
 )
 
-from canary.arms.base import Arm, ArmDiedError, ArmsLostError, Completion
+from canary.arms.base import (
+    ArmDiedError,
+    ArmsLostError,
+    Completion,
+)
 from canary.arms.causes import Cause, Meaning
 from canary.arms.local import Build
 from canary.arms.ray.actor import ArmActor
 from canary.arms.ray.failures import NodeState, cause_of, first_line, node_state
-from canary.arms.ray.placement import Layout, Reservation, layout, node_resources
+from canary.arms.ray.placement import Layout, Reservation
 from canary.arms.server import late
 from canary.errors import ArmError
 from canary.evidence.observation import Status
@@ -45,7 +49,7 @@ _LOOK_AGAIN_S = 0.2
 _MOST_CALLS = 16
 
 
-class ReplicaSet:
+class RayReplicaSet:
     """The actors of all arms on one node, and where they are reserved.
 
     Args:
@@ -77,6 +81,7 @@ class ReplicaSet:
         self._build = build
         self._timeout_s = timeout_s
         self._lost = False
+        self._arrangement = 0
         self.arms = {name: RayArm(name, self, timeout_s=timeout_s) for name in specs}
         self._open = list(specs)
         self._node_id = ""
@@ -90,7 +95,8 @@ class ReplicaSet:
     def new_actor(self, arm: str, epoch: int) -> Any:  # noqa: ANN401 - Ray's handles
         """Start the actor of an arm in its place."""
         assert self._place is not None  # noqa: S101 - `_start` has made it
-        options = self._options | self._place.options_for(arm)
+        place = self._place.options_for(arm, self._arrangement)
+        options = self._options | place
         made = self._actor_class.options(**options)
         return made.remote(self._specs[arm], self._build, self._timeout_s, epoch)
 
@@ -107,6 +113,31 @@ class ReplicaSet:
         self.arms[arm].begin()
         self.arms[arm].wait_until_loaded()
         self._check_place(arm)
+
+    def lane(self, arm: str) -> int:
+        """Return the bundle that an arm was first placed in."""
+        return self._layout.bundle_of[arm]
+
+    @property
+    def arrangements(self) -> int:
+        """As many as there are cards: arms move on by one at a time."""
+        return len(self._layout.bundles)
+
+    def arrange(self, number: int) -> None:
+        """Move all arms on to other cards of the same place.
+
+        Raises:
+            ArmError: One can't be loaded any more, or there is no room for them.
+            ArmsLostError: Their place is lost.
+        """
+        self._arrangement = number
+        if self._lost:
+            self._start(_ROOM_AGAIN_TIMEOUT_S)
+            return
+        # All of them first: each needs the room of another.
+        for name in self._open:
+            self.arms[name].kill()
+        self._load()
 
     def close(self, arm: str) -> None:
         """Leave an arm out from now on; the last one gives the place back."""
@@ -136,6 +167,9 @@ class ReplicaSet:
         self._end()
         self._place = Reservation(self._layout, timeout_s=timeout_s)
         self._lost = False
+        self._load()
+
+    def _load(self) -> None:
         # All of them first, so that they load side by side.
         for name in self._open:
             self.arms[name].begin()
@@ -154,15 +188,25 @@ class ReplicaSet:
 
     def _check_place(self, arm: str) -> None:
         found = self.arms[arm].facts["node_id"]
+        self._check_card(arm)
         if self._node_id and found != self._node_id:
             raise self.lose(arm, Cause.GROUP_LOST, f"{arm} came back on another node")
         self._node_id = found
+
+    def _check_card(self, arm: str) -> None:
+        pinned = self._layout.gpu
+        told = self.arms[arm].facts.get("gpu", "no GPU")
+        if pinned and not all(part in told for part in pinned.split("-")):
+            raise ArmError(
+                f"arm {arm} is to run on a GPU of the model {pinned}, but its driver "
+                f"says {told}; correct placement.gpu, or the label of that node"
+            )
 
 
 class RayArm:
     """One variant in a Ray actor, one of a replica set's."""
 
-    def __init__(self, name: str, replicas: ReplicaSet, *, timeout_s: float) -> None:
+    def __init__(self, name: str, replicas: RayReplicaSet, *, timeout_s: float) -> None:
         self.name = name
         self.facts: dict[str, str] = {}
         self._replicas = replicas
@@ -350,20 +394,3 @@ class RayArm:
             self._actor.describe.remote(), timeout=_REPLY_TIMEOUT_S
         )
         return told | self._replicas.described()
-
-
-def start_ray_arms(
-    specs: Mapping[str, VariantSpec], *, build: Build, timeout_s: float
-) -> dict[str, Arm]:
-    """Start one actor for each variant; Ray must be there (`ray_cluster`).
-
-    All are on one node, each with a GPU of its own if a node has so many, else all
-    taking turns on one, or on none if there is none.
-
-    Raises:
-        ArmError: There is no room for them, or a variant can't be loaded in its actor,
-            or not within two minutes.
-    """
-    wanted = layout(list(specs), node_resources())
-    replicas = ReplicaSet(specs, wanted, build=build, timeout_s=timeout_s)
-    return dict(replicas.arms)
