@@ -1,7 +1,6 @@
 """From what an arm made of a request to the row that is recorded of it."""
 
 from dataclasses import replace
-from typing import Any, NamedTuple
 
 from canary.arms.base import Completion
 from canary.evidence.observation import Observation, Status
@@ -44,45 +43,66 @@ def observation(
         send_lag_s: How much later than it could have been sent it was sent.
     """
     made = completion.generation
-    times = _times(made, queue_s)
-    return Observation(
-        **_of(request),
+    row = Observation(
+        request_id=request.request_id,
         arm=arm,
+        arrived_s=request.arrival_s,
         status=completion.status,
         prompt_tokens=made.prompt_tokens if made else prompt_size(request),
+        kind=request.kind,
+        session_id=request.session_id,
+        group=request.group,
         group_items=group_items,
-        score=_score(request, made) if made else None,
+        task=request.task,
         queue_s=queue_s,
         send_lag_s=send_lag_s,
         service_s=completion.service_s,
-        ttft_s=times.first_token_s,
-        ttft_send_s=made.first_token_s if made else None,
-        tpot_s=times.further_token_s,
-        latency_s=times.end_s,
-        output_tokens=made.output_tokens if made else None,
         peak_memory_bytes=completion.peak_memory_bytes,
-        density=made.density if made else None,
-        density_min=made.density_min if made else None,
-        density_max=made.density_max if made else None,
-        compiles=made.compiles if made else None,
-        kernel="+".join(made.kernels) if made else None,
         device=completion.device,
         epoch=completion.epoch,
         attempt=attempt,
         warm=warm,
+        weight=request.weight,
         order=order,
-        answer=made.answer if made else None,
         error=completion.error,
     )
+    if made is not None:
+        _take(row, request, made)
+    return row
+
+
+def _take(row: Observation, request: Request, made: Generation) -> None:
+    """Put into a row what the variant produced, its times from send and arrival."""
+    row.score = _score(request, made)
+    row.ttft_send_s = made.first_token_s
+    if made.output_tokens >= 2:
+        later_s = made.end_s - made.first_token_s
+        row.tpot_s = later_s / (made.output_tokens - 1)
+    if row.queue_s is not None:
+        row.ttft_s = row.queue_s + made.first_token_s
+        row.latency_s = row.queue_s + made.end_s
+    row.output_tokens = made.output_tokens
+    row.density = made.density
+    row.density_min = made.density_min
+    row.density_max = made.density_max
+    row.compiles = made.compiles
+    row.kernel = "+".join(made.kernels)
+    row.answer = made.answer
 
 
 def unsent(request: Request, arm: str) -> Observation:
     """Return the row of a request that was shed: no arm got it."""
     return Observation(
-        **_of(request),
+        request_id=request.request_id,
         arm=arm,
+        arrived_s=request.arrival_s,
         status=Status.SHED,
         prompt_tokens=prompt_size(request),
+        kind=request.kind,
+        session_id=request.session_id,
+        group=request.group,
+        task=request.task,
+        weight=request.weight,
     )
 
 
@@ -94,40 +114,7 @@ def void(request: Request, arm: str, why: str, *, epoch: int) -> Observation:
     return replace(unsent(request, arm), status=Status.VOID, epoch=epoch, error=why)
 
 
-def _of(request: Request) -> dict[str, Any]:
-    """What a row says of the request, whatever came of it."""
-    return {
-        "request_id": request.request_id,
-        "arrived_s": request.arrival_s,
-        "kind": request.kind,
-        "session_id": request.session_id,
-        "group": request.group,
-        "task": request.task,
-        "weight": request.weight,
-    }
-
-
 def _score(request: Request, made: Generation) -> float | None:
     if made.answer is None or request.kind != "quality":
         return None
     return score(made.answer, request.target, request.scorer)
-
-
-class _Times(NamedTuple):
-    """Of an answer, as far as they are known; first token and end from the arrival."""
-
-    first_token_s: float | None = None
-    further_token_s: float | None = None
-    end_s: float | None = None
-
-
-def _times(made: Generation | None, queue_s: float | None) -> _Times:
-    if made is None:
-        return _Times()
-    further_token_s = None
-    if made.output_tokens >= 2:
-        later_s = made.end_s - made.first_token_s
-        further_token_s = later_s / (made.output_tokens - 1)
-    if queue_s is None:
-        return _Times(further_token_s=further_token_s)
-    return _Times(queue_s + made.first_token_s, further_token_s, queue_s + made.end_s)

@@ -74,8 +74,10 @@ class Assessment:
             arrived = None
             closed = None if over or policy.decision.by_request else closed
         self.books.take(evidence.strand(BOOKS), arrived)
-        control = evidence.strand(CONTROL).take(arrived)
-        self._control_pairs += 0 if control is None else len(control["pairs"])
+        control = evidence.strand(CONTROL)
+        rows = control.take(arrived)
+        self._control_pairs += 0 if rows is None else len(rows["pairs"])
+        control.pack()
         for gate, scale in zip(policy.gates, self._scales, strict=True):
             scale.advance(arrived if gate.metric == "accuracy" else closed)
         self._control.advance(arrived=arrived, closed=closed)

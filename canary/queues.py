@@ -6,16 +6,19 @@ recorded time to think has passed: for each arm by its own answers. While a sess
 thinks, the arm is free for others.
 """
 
+import math
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from canary.evidence.store import request_begins
 from canary.traffic.request import Request
 
 _MOST_SESSIONS = 100_000
+_ROUNDED_S = 1e-3  # more than sums of recorded times are off
 
 
 class Queues:
@@ -24,15 +27,19 @@ class Queues:
     Requests are taken in order of arrival.
 
     Args:
-        arms: The arms' names.
+        arms: The names of the arms that have one.
     """
 
     def __init__(self, arms: Iterable[str]) -> None:
         self._lines = {name: _Line() for name in arms}
 
-    def take(self, arm: str, request: Request, service_s: float) -> float:
-        """Queue a request that takes so long; return its wait since it was due."""
-        return self._lines[arm].take(
+    def take(self, arm: str, request: Request, service_s: float) -> float | None:
+        """Queue a request that takes so long; return its wait since it was due, None
+        if the arm has no queue."""
+        line = self._lines.get(arm)
+        if line is None:
+            return None
+        return line.take(
             request.arrival_s,
             service_s,
             session=request.session_id,
@@ -51,6 +58,9 @@ class Queues:
             first: Which of them the table begins with.
         """
         number = np.cumsum(request_begins(table)) - 1 + first
+        if requests is None or table["session_id"].null_count == table.num_rows:
+            since = self._last_free(table)
+            number, table = number[since:], table.slice(since)
         names = ("arm", "arrived_s", "service_s", "session_id")
         columns = [table[name].to_pylist() for name in names]
         for at, arm, arrived_s, service_s, session in zip(
@@ -63,6 +73,20 @@ class Queues:
             else:
                 self.take(arm, requests[at], service_s)
 
+    def _last_free(self, table: pa.Table) -> int:
+        """Return the last row that came when all arms were free, or else the first one:
+        nothing before it matters, and a week is long."""
+        known = pc.is_in(table["arm"], value_set=pa.array([*self._lines], pa.string()))
+        queued = pc.and_(known, pc.is_valid(table["service_s"]))
+        arrived_s = table["arrived_s"].to_numpy()
+        waited_s = pc.fill_null(table["queue_s"], math.inf).to_numpy()
+        took_s = pc.fill_null(table["service_s"], 0.0).to_numpy()
+        ends_s = np.where(queued.to_numpy(), arrived_s + waited_s + took_s, -math.inf)
+        busy_s = max((line.busy_until_s for line in self._lines.values()), default=0.0)
+        before_s = np.maximum.accumulate(np.append(busy_s, ends_s))[:-1]
+        free = np.flatnonzero(before_s + _ROUNDED_S <= arrived_s)
+        return int(free[-1]) if len(free) else 0
+
 
 class _Line:
     """When one arm is busy, from the present on: stretches that don't touch."""
@@ -71,6 +95,11 @@ class _Line:
         self._starts: list[float] = []
         self._ends: list[float] = []
         self._answered_s: dict[str, float] = {}
+
+    @property
+    def busy_until_s(self) -> float:
+        """When everything that is queued so far ends."""
+        return self._ends[-1] if self._ends else -math.inf
 
     def take(
         self,

@@ -7,7 +7,6 @@ times that were measured: an arm starts a request when it arrives, or when its o
 previous one ends.
 """
 
-import random
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,7 +24,7 @@ from canary.losses import Losses
 from canary.queues import Queues
 from canary.traffic.feed import Due
 from canary.traffic.request import Plan, Request
-from canary.traffic.seeds import stable_uniform
+from canary.traffic.seeds import permuted, stable_uniform
 from canary.warmup import warm_up
 
 _DEATHS_ARE_EVIDENCE = 2
@@ -79,7 +78,9 @@ class Replica:
         self._control_share = control_share
         self._keep = keep
         self._group_items = group_items_of(plan)
-        self._queues = Queues(self._arms)
+        # The control answers a share only: its own queue would be shorter than the
+        # baseline's, so nothing that counts from the arrival is said of it.
+        self._queues = Queues(name for name in self._arms if name != CONTROL_ARM)
         self._lock = threading.Lock()
         self._warm: list[Observation] = []
         self._revived: list[tuple[str, Cause]] = []
@@ -109,8 +110,7 @@ class Replica:
             ArmError: They can't be brought back.
         """
         request = due.request
-        names = self.taking_part(request)
-        random.Random(due.order).shuffle(names)  # noqa: S311 - repeatable, not secret
+        names = permuted(self.taking_part(request), due.order)
         try:
             completions, attempt = self._serve(request, names)
         except ArmsLostError as lost:
@@ -156,14 +156,11 @@ class Replica:
         order: int,
         attempt: int,
     ) -> Observation:
-        waited_s = self._queues.take(name, request, completion.service_s)
-        # The control answers a share only: its own queue would be shorter than the
-        # baseline's, so nothing that counts from the arrival is said of it.
         return observation(
             request,
             name,
             completion,
-            queue_s=None if name == CONTROL_ARM else waited_s,
+            queue_s=self._queues.take(name, request, completion.service_s),
             order=order,
             attempt=attempt,
             group_items=self._group_items[request.task, request.group] or None,
@@ -183,7 +180,7 @@ class Replica:
         lanes: dict[int, list[str]] = {}
         for name in names:
             lanes.setdefault(self._set.lane(name), []).append(name)
-        deaths: Counter[str] = Counter()
+        deaths = dict.fromkeys(names, 0)
         attempt = 0
         while True:
             attempt += 1
@@ -196,7 +193,7 @@ class Replica:
         self,
         request: Request,
         lanes: Iterable[Sequence[str]],
-        deaths: Counter[str],
+        deaths: dict[str, int],
     ) -> list[dict[str, Completion] | None]:
         if self._lanes is None:
             return [self._ask(request, names, deaths) for names in lanes]
@@ -207,7 +204,7 @@ class Replica:
         return [one.result() for one in asked]
 
     def _ask(
-        self, request: Request, names: Sequence[str], deaths: Counter[str]
+        self, request: Request, names: Sequence[str], deaths: dict[str, int]
     ) -> dict[str, Completion] | None:
         """Ask the arms of one lane in turn; None if all arms are to be asked again."""
         completions: dict[str, Completion] = {}

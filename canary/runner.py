@@ -160,7 +160,7 @@ class Runner:
         for part in earlier:
             known = None if live is not None else plan.requests
             self._replicas.recall(part, known, first=len(self._watches.store))
-            self._watches.store.take_up(part)
+            self._watches.take_up(part)
 
     def run(self) -> Played:
         """Play the traffic; return for each policy why and where its evidence ends.
@@ -295,7 +295,7 @@ class Runner:
             self._journal.append(answered.warm)
 
     def _count(self, sent: Sent, rows: list[Observation]) -> None:
-        self._watches.store.append(rows)
+        self._watches.append(rows)
         self._journal.append(rows)
         self._listener.answered(
             done=len(self._watches.store),

@@ -5,7 +5,6 @@ it. This one hands requests over ahead of their time, takes back what came of th
 whatever order, and records and judges them in the plan's order.
 """
 
-import random
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -30,6 +29,7 @@ from canary.runner import (
 from canary.traffic.feed import Due, Feed, PlanFeed
 from canary.traffic.live import MOST_BEHIND_S, LiveFeed
 from canary.traffic.request import Plan
+from canary.traffic.seeds import permuted
 from canary.watches import (
     DECIDED,
     END_OF_TRAFFIC,
@@ -98,7 +98,7 @@ class SideBySide:
         self._control_share = max(policy.aa_control for policy in policies)
         self._group_items = group_items_of(plan)
         for part in earlier:
-            self._watches.store.take_up(part)
+            self._watches.take_up(part)
         self._orders = orders or Orders()
         self._closed_s: float | None = None
         self._next = len(self._watches.store)
@@ -217,8 +217,8 @@ class SideBySide:
             if due is None:
                 return
             request = due.request
-            names = [n for n in self._arms if self._takes_part(n, due)]
-            random.Random(due.order).shuffle(names)  # noqa: S311 - repeatable
+            taking_part = [n for n in self._arms if self._takes_part(n, due)]
+            names = permuted(taking_part, due.order)
             self._offered[due.index] = due, names
             if self._live is not None and now_s - request.arrival_s > MOST_BEHIND_S:
                 shed = Delivery(index=due.index, shed=True, answers={})
@@ -263,7 +263,7 @@ class SideBySide:
         due, names = self._offered.pop(index)
         self._watches.look_before(due.request.arrival_s)
         rows = self._rows(due, names, delivery)
-        self._watches.store.append(rows)
+        self._watches.append(rows)
         self._journal.append(rows)
         self._listener.answered(
             done=len(self._watches.store),

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
+import pyarrow as pa
+
 from canary.assessment import Assessment
 from canary.decision import Decision, Look
 from canary.evidence.observation import Observation
@@ -20,6 +22,8 @@ DECIDED = "every policy is decided"
 MAX_DURATION = "max_duration reached"
 BUDGET = "budget spent"
 INTERRUPTED = "interrupted"
+
+_MOST_KEPT = 65_536  # requests that wait for a look; then they are folded without one
 
 
 Doubts = Callable[[], tuple[str, ...]]
@@ -115,10 +119,14 @@ class _Watch:
 
     @property
     def next_look_s(self) -> float:
-        rules = self.policy.decision
-        if rules.mode == "fixed":  # looks once, at the end: the judge's look
+        if not self.looks_on:  # one in mode fixed is the judge's, at the end
             return math.inf
-        return rules.look_every_s * (len(self.looks) + 1)
+        return self.policy.decision.look_every_s * (len(self.looks) + 1)
+
+    @property
+    def looks_on(self) -> bool:
+        """Whether it will look again."""
+        return self.ended is None and self.policy.decision.mode != "fixed"
 
     @property
     def arms(self) -> set[str]:
@@ -171,8 +179,9 @@ class Watches:
     def look_before(self, arrival_s: float) -> None:
         """Take every look that is due before a request that arrives then counts."""
         for watch in self._watches:
-            while watch.ended is None and watch.next_look_s <= arrival_s:
+            while watch.next_look_s <= arrival_s:
                 self._look(watch)
+                self._forget()
 
     def look_is_due(self, arrival_s: float) -> bool:
         """Whether a look comes before a request that arrives then."""
@@ -230,6 +239,24 @@ class Watches:
         if found.verdict.final:
             self._end(watch, Ended(reason=DECIDED, cutoff_s=found.elapsed_s))
 
+    def append(self, rows: Sequence[Observation]) -> None:
+        """Take the rows of one request, of all arms that answered it."""
+        self.store.append(rows)
+        if self.store.kept >= _MOST_KEPT:
+            self._fold_all()
+
+    def take_up(self, part: pa.Table) -> None:
+        """Take recorded rows of whole requests, as `append` takes them one by one."""
+        self.store.take_up(part)
+        self._fold_all()
+
+    def _fold_all(self) -> None:
+        """Leave nothing to look at but evidence."""
+        for watch in self._watches:
+            if watch.looks_on:
+                self._fold(watch)
+        self._forget()
+
     def _fold(self, watch: _Watch) -> None:
         """Add what has come since the last look to a policy's evidence."""
         if watch.folded < len(self.store):
@@ -240,3 +267,8 @@ class Watches:
             )
             watch.evidence.fold(pairs)
             watch.folded = len(self.store)
+
+    def _forget(self) -> None:
+        """Keep in memory only what somebody still has to fold."""
+        folded = [watch.folded for watch in self._watches if watch.looks_on]
+        self.store.forget(min(folded, default=len(self.store)))

@@ -1,8 +1,8 @@
-"""What a run has recorded so far, in columns that grow: what its looks read.
+"""What a run has recorded and its looks haven't read yet, in columns that grow.
 
 A run of a week can't keep a Python object for every row, nor read its segments again
-at every look. Here a request costs about 70 bytes and each arm's answer 90 more, and a
-look reads views of it, without a copy.
+at every look. Here a request costs about 70 bytes and each arm's answer 90 more, a look
+reads views of it, without a copy, and what every look has read is forgotten.
 """
 
 import hashlib
@@ -53,14 +53,22 @@ class _Column(Generic[Item]):
         self._data[self._size : size] = np.array(values, self._data.dtype)
         self._size = size
 
+    def forget(self, count: int) -> None:
+        """Leave out the first so many."""
+        self._data = self._data[count : self._size].copy()
+        self._size -= count
+
     @property
     def values(self) -> npt.NDArray[Item]:
-        """A view of what is in it; later appends don't change it."""
+        """A view of what is in it; nothing that comes later changes it."""
         return self._data[: self._size]
 
 
 class _Answers:
-    """One arm's answers, in order, and which request each belongs to."""
+    """One arm's answers, in order, and which request each belongs to.
+
+    `kernels`, `devices` and the peak memory are those of all, also of forgotten ones.
+    """
 
     def __init__(self) -> None:
         self.request: _Column[np.int64] = _Column(np.int64)
@@ -72,6 +80,7 @@ class _Answers:
         self.answer: _Column[np.int64] = _Column(np.int64)
         self.kernels: set[str] = set()
         self.devices: set[str] = set()
+        self._earlier_peak_bytes = np.nan
 
     def extend(self, requests: Sequence[int], rows: Sequence[Observation]) -> None:
         self.request.extend(requests)
@@ -99,6 +108,21 @@ class _Answers:
     def __len__(self) -> int:
         return len(self.request.values)
 
+    @property
+    def peak_bytes(self) -> float:
+        """The peak memory; NaN if the arm has no process of its own."""
+        known = self.measured["peak_memory_bytes"].values
+        return float(np.fmax.reduce(known, initial=self._earlier_peak_bytes))
+
+    def forget(self, request: int) -> None:
+        """Leave out the answers to all requests before one."""
+        self._earlier_peak_bytes = self.peak_bytes
+        count = self.since(request)
+        for column in (self.request, self.failed, self.agreement, self.answer):
+            column.forget(count)
+        for column in self.measured.values():
+            column.forget(count)
+
     def since(self, request: int) -> int:
         """Return where the answers to a request and all later ones begin."""
         return int(np.searchsorted(self.request.values, request))
@@ -111,7 +135,8 @@ class _Answers:
 class PairStore:
     """The answers of all arms, request by request in the plan's order.
 
-    Its pairs equal those that `canary.evidence.pairs.pair_up` makes of the same rows,
+    Requests are counted from the run's first one, whatever has been forgotten. Its
+    pairs equal those that `canary.evidence.pairs.pair_up` makes of the same rows,
     for requests that all arms in question have answered, as a runner's have.
     """
 
@@ -127,7 +152,8 @@ class PairStore:
         self._weight: _Column[np.float64] = _Column(np.float64)
         self._void: _Column[np.bool_] = _Column(np.bool_)
         self._arms: dict[str, _Answers] = {}
-        self._count = 0
+        self._count = self._forgotten = 0
+        self._last_arrived_s = 0.0
         self._fresh: list[Sequence[Observation]] = []
 
     def __len__(self) -> int:
@@ -137,9 +163,7 @@ class PairStore:
     @property
     def last_arrived_s(self) -> float:
         """The intended arrival of the last request; 0 before the first."""
-        if self._fresh:
-            return self._fresh[-1][0].arrived_s
-        return float(self._arrived_s.values[-1]) if self._count else 0.0
+        return self._fresh[-1][0].arrived_s if self._fresh else self._last_arrived_s
 
     def append(self, rows: Sequence[Observation]) -> None:
         """Take the rows of one request, of all arms that answered it."""
@@ -170,6 +194,7 @@ class PairStore:
         for arm, (requests, answers) in by_arm.items():
             self._arms.setdefault(arm, _Answers()).extend(requests, answers)
         self._count += len(fresh)
+        self._last_arrived_s = fresh[-1][0].arrived_s if fresh else self._last_arrived_s
 
     def take_up(self, table: pa.Table) -> None:
         """Take recorded rows of whole requests, as `append` takes them one by one."""
@@ -203,19 +228,34 @@ class PairStore:
             answers = self._arms.setdefault(name, _Answers())
             answers.take_up(number[mine], table.filter(pa.array(mine)))
         self._count += first.num_rows
+        self._last_arrived_s = float(self._arrived_s.values[-1])
+
+    def forget(self, before: int) -> None:
+        """Leave out all requests before one: nobody will ask for them again."""
+        self._settle()
+        count = before - self._forgotten
+        if count <= 0:
+            return
+        for column in (
+            *(self._request_id, self._kind, self._task, self._unit, self._session),
+            *(self._arrived_s, self._weight, self._prompt_tokens, self._unit_items),
+            self._void,
+        ):
+            column.forget(count)
+        for answers in self._arms.values():
+            answers.forget(before)
+        self._forgotten += count
+
+    @property
+    def kept(self) -> int:
+        """How many requests haven't been forgotten."""
+        return len(self) - self._forgotten
 
     def peak_bytes(self) -> dict[str, int]:
         """Return the peak memory of each arm that has a process of its own."""
         self._settle()
-        seen = {
-            name: arm.measured["peak_memory_bytes"].values
-            for name, arm in self._arms.items()
-        }
-        return {
-            name: int(np.nanmax(values))
-            for name, values in seen.items()
-            if not np.isnan(values).all()
-        }
+        seen = {name: answers.peak_bytes for name, answers in self._arms.items()}
+        return {name: int(peak) for name, peak in seen.items() if not np.isnan(peak)}
 
     def pairs(self, *, baseline: str, candidate: str, since: int = 0) -> Pairs:
         """Return the pairs of two arms, and of the A/A control if it answers.
@@ -223,7 +263,8 @@ class PairStore:
         Args:
             baseline: One arm.
             candidate: The other.
-            since: Leave out this many requests at the beginning.
+            since: Leave out this many requests at the beginning, at least all that
+                have been forgotten.
         """
         self._settle()
         control = None
@@ -239,7 +280,7 @@ class PairStore:
         own, other = a.since(since), b.since(since)
         at, in_a, in_b = _shared(a.request.values[own:], b.request.values[other:])
         in_a, in_b = _moved(in_a, own, len(a)), _moved(in_b, other, len(b))
-        mine = a.request.values[own:]
+        at, mine = at - self._forgotten, a.request.values[own:] - self._forgotten
         void = self._void.values[at]
         if void.any():
             at, in_a, in_b = at[~void], _kept(in_a, ~void), _kept(in_b, ~void)

@@ -5,6 +5,7 @@ weighing takes them block by block, in one canonical order. Floats appear only t
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -18,17 +19,26 @@ BLOCK = "block"
 class Strand:
     """The rows of one question, each with its base block.
 
-    What has been taken stays, so that estimates and bounds can be worked out later.
+    What has been taken stays, so that estimates and bounds can be worked out later;
+    where nobody minds the order of rows in a block, `pack` makes few of many.
     """
 
     def __init__(self) -> None:
         self._fresh: list[Rows] = []
         self._sorted = True
+        self._packed: list[_Packed] = []
         self._taken: list[Rows] = []
 
     def __len__(self) -> int:
         """Return how many rows there are, taken or not."""
-        return sum(len(rows[BLOCK]) for rows in (*self._taken, *self._fresh))
+        packed = sum(len(part) for part in self._packed)
+        return packed + sum(len(rows[BLOCK]) for rows in (*self._taken, *self._fresh))
+
+    @property
+    def kept(self) -> int:
+        """How many rows are in memory: of equal ones that are packed, one."""
+        parts = (*(part.rows for part in self._packed), *self._taken, *self._fresh)
+        return sum(len(rows[BLOCK]) for rows in parts)
 
     def add(self, rows: Mapping[str, Column]) -> None:
         """Take rows; `block` is one of their columns."""
@@ -65,25 +75,36 @@ class Strand:
         """Return the blocks of the rows that haven't been taken, in order."""
         return self._in_order()[BLOCK] if self._fresh else np.empty(0, np.int64)
 
+    def pack(self) -> None:
+        """Keep equal rows of a block that have been taken once, with their number.
+
+        From then on the rows of a block come in no order of their own. Texts, and what
+        hardly repeats, stay as they are.
+        """
+        self._packed += [_packed(rows) for rows in self._taken]
+        self._taken = []
+
     def taken(self) -> Rows | None:
         """Return all rows that have been taken; None if none has."""
-        if len(self._taken) > 1:
-            self._taken = [_joined(self._taken)]
-        return self._taken[0] if self._taken else None
+        parts = self._all_taken()
+        return _joined(parts) if parts else None
 
     def everything(self) -> Rows:
         """Return every row, taken or not, in no order; empty if there is none."""
-        parts = [*self._taken, *self._fresh]
+        parts = [*self._all_taken(), *self._fresh]
         return _joined(parts) if parts else {}
 
     def canonical(self) -> Rows | None:
         """Return every row in an order that depends on the rows alone."""
-        if not (self._taken or self._fresh):
+        rows = self.everything()
+        if not rows:
             return None
-        rows = _joined([*self._taken, *self._fresh])
         others = sorted(name for name in rows if name != BLOCK)
         keys = [key for name in others[::-1] for key in _keys(rows[name])]
         return _picked(rows, np.lexsort([*keys, rows[BLOCK]]))
+
+    def _all_taken(self) -> list[Rows]:
+        return [*(part.unpacked() for part in self._packed), *self._taken]
 
     def _in_order(self) -> Rows:
         if not self._sorted:
@@ -93,6 +114,36 @@ class Strand:
                 rows = _picked(rows, np.argsort(block, kind="stable"))
             self._fresh, self._sorted = [rows], True
         return self._fresh[0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Packed:
+    """Rows, and how often each is there; None: once."""
+
+    rows: Rows
+    often: npt.NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows[BLOCK]) if self.often is None else int(self.often.sum())
+
+    def unpacked(self) -> Rows:
+        if self.often is None:
+            return self.rows
+        return _picked(self.rows, np.repeat(np.arange(len(self.often)), self.often))
+
+
+def _packed(rows: Rows) -> _Packed:
+    if any(column.dtype == object for column in rows.values()):
+        return _Packed(rows)
+    others = [key for name in rows if name != BLOCK for key in _keys(rows[name])]
+    keys = [*others, rows[BLOCK]]
+    order = np.lexsort(keys)
+    new = np.ones(len(order), bool)
+    new[1:] = np.any([np.diff(key[order]) != 0 for key in keys], axis=0)
+    if 2 * new.sum() > len(new):
+        return _Packed(rows)
+    begins = np.flatnonzero(new)
+    return _Packed(_picked(rows, order[begins]), np.diff([*begins, len(order)]))
 
 
 def _keys(column: Column) -> list[Column]:

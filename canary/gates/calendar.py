@@ -119,6 +119,7 @@ class Calendar:
             if rows is not None:
                 segment.means.append(np.atleast_2d(bet(rows)))
             if not due or (closed is None and not len(strand.waiting())):
+                strand.pack()
                 return
             if self._stated is None and _any_grown(segment.means):
                 longer = _Segment(first=segment.check_block, width=2 * segment.width)

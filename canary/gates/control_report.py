@@ -1,6 +1,7 @@
 """What a report says about the A/A control: estimates, bounds, what it could tell."""
 
 import math
+from bisect import bisect_left
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from canary.gates.control import (
 from canary.policy.model import Policy
 from canary.stats import paired_log_e
 from canary.stats.betting import log_mean_exp
-from canary.stats.block_cells import above, below, bet, counts_by_block
+from canary.stats.block_cells import Gain, above, below, bet
 from canary.stats.grid import INFINITE_BIN, upper_ends
 
 _WINDOW = 2000  # bins on either side of a median: a factor of e
@@ -141,16 +142,25 @@ def _by_request(ratios: Ints, alpha: float) -> tuple[int | None, int | None]:
 def _by_block(
     ratios: Ints, units: Ints, near: int, alpha: float
 ) -> tuple[int | None, int | None]:
-    """Bet, at every bin near the median, on the share of ratios up to it."""
+    """Bet, at bins near the median, on the share of ratios up to it.
+
+    A share of more ratios is never shown to be less, so that two searches find the
+    last bin with too few of them and the first one with too many.
+    """
     requests = np.bincount(units)
-    first = near - _WINDOW
-    counts = counts_by_block(ratios, units, len(requests), first, 2 * _WINDOW)
-    threshold = math.log(1 / alpha)
-    fewer, more = bet(counts, requests, below(0.5), above(0.5))
-    few, many = log_mean_exp(fewer) >= threshold, log_mean_exp(more) >= threshold
-    lower = first + int(np.flatnonzero(few)[-1]) if few.any() else None
-    upper = first + int(np.flatnonzero(many)[0]) if many.any() else None
-    return lower, upper
+    near_by = range(near - _WINDOW, near + _WINDOW)
+
+    def shown(bin_: int, gain: Gain) -> bool:
+        inside = np.bincount(units[ratios <= bin_], minlength=len(requests))
+        log_wealth = bet(inside[:, None], requests, gain)[0]
+        return float(log_mean_exp(log_wealth)[0]) >= math.log(1 / alpha)
+
+    few = bisect_left(near_by, True, key=lambda at: not shown(at, below(0.5)))
+    many = bisect_left(near_by, True, key=lambda at: shown(at, above(0.5)))
+    return (
+        near_by[few - 1] if few else None,
+        near_by[many] if many < len(near_by) else None,
+    )
 
 
 def _value(bin_: int | None) -> float | None:

@@ -282,8 +282,10 @@ class RatioScale:
             return self._by_block.units_needed(
                 self._units, weight.threshold_hold, holding=holding
             )
+        if self._calendar is not None:
+            return self._least_units() if self._units < self._least_units() else None
         every = -(-len(a) // _PROJECTED_PAIRS) or 1
-        needed = quantile_pairs_needed(
+        return quantile_pairs_needed(
             upper_ends(a[::every]),
             upper_ends(b[::every]),
             p=self._p,
@@ -291,9 +293,6 @@ class RatioScale:
             alpha=rules.alpha if holding else rules.harm_alpha,
             hypothesis="hold" if holding else "broken",
         )
-        if self._calendar is not None:
-            return self._least_units() if self._units < self._least_units() else None
-        return needed
 
     def _effective_pairs(self) -> float | None:
         if not self._requests:

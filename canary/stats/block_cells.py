@@ -179,7 +179,7 @@ class BlockCells:
         self._narrow(self.sets)
         hold = broken = None
         if self.sets[0].finite:
-            hold = float(self._hold.log_e()[self._inside(0)].min())
+            hold = float(self._hold.log_e(self._inside(0)).min())
         if self.sets[1].finite and self._broken:
             log_e = since_start(self._broken, self._inside(1))
             broken = float(onset_mixture(log_e).min())
@@ -263,9 +263,9 @@ class _Stakes:
         if self.single is not None:
             self.single = self.single[cut]
 
-    def log_e(self) -> Floats:
-        single = None if self.single is None else log_mean_exp(self.single)
-        return stake_mixture(log_mean_exp(self.paired), single)
+    def log_e(self, cells: slice) -> Floats:
+        single = None if self.single is None else log_mean_exp(self.single[cells])
+        return stake_mixture(log_mean_exp(self.paired[cells]), single)
 
 
 def least_blocks(p: float, *, set_alpha: float) -> int:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,18 @@ def stable_seed(*names: int | str) -> int:
 def stable_uniform(*names: int | str) -> float:
     """Return a number in [0, 1) that depends on the names and their order alone."""
     return (stable_seed(*names) >> 10) / 2**53
+
+
+def permuted(names: Sequence[str], seed: int) -> list[str]:
+    """Return the names in an order that depends on the seed alone.
+
+    Each order is the answer to as many seeds; a large one is as good as drawing anew.
+    """
+    left, order = list(names), []
+    while left:
+        seed, at = divmod(seed, len(left))
+        order.append(left.pop(at))
+    return order
 
 
 def stable_uniforms(size: int, *names: int | str) -> npt.NDArray[np.float64]:

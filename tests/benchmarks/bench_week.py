@@ -7,8 +7,8 @@ runner, its journal on disk, its looks, and the judge at the end. Traffic has a 
 cycle. One week compares the baseline with itself, against limits that say "no worse at
 all": whatever is promoted or rolled back is so by chance. In the other the candidate
 becomes a tenth slower and wrong more often in the middle of the week. Prints how long
-each took, memory at its beginning and end, what lies on disk, and the verdicts; then
-how many requests a second one driver bears. Ends with 1 if a verdict is wrong.
+each took, memory when it began and after each day, what lies on disk, and the verdicts;
+then how many requests a second one driver bears. Ends with 1 if a verdict is wrong.
 """
 
 import math
@@ -155,8 +155,7 @@ class Arms:
         mean_s = 0.05 * WEEK_S / size / (1 + CYCLE)
         shared = rng.normal(0, 0.3, size)
         self._took_s = [
-            (mean_s * np.exp(shared + rng.normal(0, 0.2, size))).tolist()
-            for _ in range(3)
+            mean_s * np.exp(shared + rng.normal(0, 0.2, size)) for _ in range(3)
         ]
         self._numbers = count()
         self.restart_at_s = DAY_S
@@ -171,7 +170,7 @@ class Arms:
             if self._clock() >= self.restart_at_s:
                 raise KeyboardInterrupt
             late = worse and request.arrival_s >= WORSE_FROM_S
-            return took_s[request.seed] * (1.1 if late else 1.0)
+            return float(took_s[request.seed]) * (1.1 if late else 1.0)
 
         def right(request):
             # The arms differ in one question of forty, either way.
@@ -196,13 +195,14 @@ class Silent(Quiet):
         del planned, rows, lag_s
         self.done = done
 
-    def waiting(self):
+    def waiting(self, why=None):
         """Nothing to keep."""
 
 
 def play(folder, policies, plan, arms, clock: Clock):
-    """Play the week, one runner a day; return the number of runners and the end."""
-    runner, played = 0, None
+    """Play the week, one runner a day; return resident memory after each, in MiB, and
+    the end."""
+    runner, played, daily_mib = 0, None, []
     while played is None or played.reason == INTERRUPTED:
         runner += 1
         arms.restart_at_s = clock() + DAY_S
@@ -224,12 +224,12 @@ def play(folder, policies, plan, arms, clock: Clock):
                 sleep=clock.sleep,
                 listener=Silent(),
             ).run()
-    return runner, played
+        daily_mib.append(resident_mib())
+    return daily_mib, played
 
 
 def week(name, policies, size, *, worse):
     """Play a week, judge it, print what it took; return its decisions."""
-    before_mib = resident_mib()
     began_s, began_cpu_s = time.perf_counter(), time.process_time()
     clock = FakeClock()
     with tempfile.TemporaryDirectory() as place:
@@ -237,7 +237,8 @@ def week(name, policies, size, *, worse):
         folder.create()
         plan = plan_of(size)
         arms = Arms(clock, size, worse=worse)
-        runners, played = play(folder, policies, plan, arms, clock)
+        before_mib = resident_mib()
+        daily_mib, played = play(folder, policies, plan, arms, clock)
         played_s = time.perf_counter() - began_s
         found = [
             judge(
@@ -253,12 +254,14 @@ def week(name, policies, size, *, worse):
         manifest_bytes = folder.manifest.stat().st_size
         size_bytes = sum(path.stat().st_size for path in files)
     took_s = time.perf_counter() - began_s
-    say(f"{name}: {found[0].pairs:,} pairs, {runners} runners, {played.reason}")
+    say(f"{name}: {found[0].pairs:,} pairs, {len(daily_mib)} runners, {played.reason}")
     say(
         f"  time          {took_s:.1f} s, of which judging anew {took_s - played_s:.1f}"
     )
     say(f"  processor     {time.process_time() - began_cpu_s:.1f} s")
-    say(f"  memory        {before_mib:.0f} MiB before, {resident_mib():.0f} after")
+    days = ", ".join(f"{mib:.0f}" for mib in daily_mib)
+    say(f"  memory        {before_mib:.0f} MiB at first, after each day {days}")
+    say(f"                {resident_mib():.0f} MiB after judging anew")
     say(f"  on disk       {len(files)} files, {size_bytes / 2**20:.1f} MiB")
     say(f"  manifest      {manifest_bytes:,} bytes")
     for decision in found:

@@ -142,3 +142,38 @@ def test_a_request_costs_a_few_hundred_bytes():
 
     # ids, groups and sessions are text of their own here; in a run they are the plan's
     assert held / 4096 < 640
+
+
+def test_what_is_forgotten_changes_no_later_pairs():
+    """Pairs since a request are the same, whatever before it was forgotten; peaks, the
+    number of requests and what the arms ran on stay those of all."""
+    whole, short = PairStore(), PairStore()
+    for index in range(3000):
+        arms = ["a", "b", CONTROL_ARM] if index % 5 == 0 else ["b", "a"]
+        for store in (whole, short):
+            store.append(rows_of(index, arms=arms))
+        if index in (999, 1999, 2499):
+            short.forget(index - 99)
+
+    expected = whole.pairs(baseline="a", candidate="b", since=2500)
+    found = short.pairs(baseline="a", candidate="b", since=2500)
+
+    assert (len(whole), whole.peak_bytes()) == (len(short), short.peak_bytes())
+    assert 600 == short.kept
+    assert [] == [
+        f.name
+        for f in fields(expected)
+        if not same(getattr(expected, f.name), getattr(found, f.name))
+    ]
+
+
+def test_an_empty_store_may_forget():
+    """Everything may be forgotten, and the last arrival is still known."""
+    store = PairStore()
+    store.append(rows_of(8, arms=["a", "b"]))
+    store.forget(1)
+    store.forget(1)
+
+    assert (1, 0) == (len(store), store.kept)
+    assert store.last_arrived_s == pytest.approx(4.0)
+    assert 0 == len(store.pairs(baseline="a", candidate="b", since=1))

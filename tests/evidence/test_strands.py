@@ -150,3 +150,56 @@ def test_an_empty_strand_has_no_rows() -> None:
 
     assert [None] * 3 == [strand.take(None), strand.taken(), strand.canonical()]
     assert [] == strand.waiting().tolist()
+
+
+def _repeating(blocks: list[int]) -> Rows:
+    """Rows of which many are equal: counts of 0 or 1, alone and side by side."""
+    block = np.array(blocks, np.int64)
+    number = np.arange(len(block))
+    return {
+        "block": block,
+        "a": (number % 2).astype(np.int32),
+        "sides": np.column_stack([number % 3 == 0, number % 2 == 1]).astype(np.int32),
+    }
+
+
+@pytest.mark.parametrize("before", [0, 3, 7, None])
+def test_packing_loses_no_row(before: int | None) -> None:
+    """All rows are still there, each as often as before, in the order of blocks."""
+    parts = [_repeating((np.arange(300) // 25).tolist()) for _ in range(2)]
+    strand, packed = _filled(parts), _filled(parts)
+    for each in (strand, packed):
+        each.take(2)
+        each.take(before)
+    packed.pack()
+
+    assert (len(strand), _plain(strand.canonical())) == (
+        len(packed),
+        _plain(packed.canonical()),
+    )
+    assert strand.taken()["block"].tolist() == packed.taken()["block"].tolist()
+    assert packed.kept < strand.kept == 600
+
+
+def test_what_hardly_repeats_is_kept_as_it_is() -> None:
+    """Neither texts nor rows that differ are put in another order."""
+    for rows in (_rows([0, 0, 0]), {"block": np.zeros(3), "a": np.array([3, 1, 2])}):
+        strand = _filled([rows])
+        expected = _plain(strand.take(None))
+        strand.pack()
+
+        assert expected == _plain(strand.taken())
+        assert 3 == strand.kept
+
+
+@pytest.mark.parametrize("per_block", [10, 1000])
+def test_rows_in_memory_grow_with_blocks_and_not_with_requests(per_block: int) -> None:
+    """A run that packs after every look keeps of each block what is different."""
+    strand = Strand()
+    for hour in range(20):
+        strand.add(_repeating(np.repeat(np.arange(5) + 5 * hour, per_block).tolist()))
+        strand.take(5 * hour + 5)
+        strand.pack()
+
+    assert 100 * per_block == len(strand)
+    assert strand.kept <= 6 * 100

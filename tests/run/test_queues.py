@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from canary.evidence.observation import Status, to_table
+from canary.evidence.observation import Observation, Status, to_table
 from canary.queues import Queues
 from canary.testing import observe
 from canary.traffic.request import Request, TokenBlocks
@@ -88,6 +88,42 @@ def test_what_is_recalled_goes_on_as_if_nothing_had_happened(seed):
         resumed.take("a", r, s) for r, s in zip(plan[25:], services[25:], strict=True)
     ]
     assert waits[25:] == again
+
+
+@pytest.mark.parametrize("gap_s", [0.3, 1.0, 4.0])
+def test_without_turns_what_is_recalled_goes_on_from_the_last_rest(gap_s):
+    """Where arms were free in between, and where they never were: to the last bit."""
+    arms = ("a", "b", "baseline_aa")
+    plan = [request(gap_s * (i + (i * 13 % 7) / 5)) for i in range(60)]
+    plan.sort(key=lambda one: one.arrival_s)
+    services = [[0.1 + ((i + n) * 37 % 11) / 7 for n in range(3)] for i in range(60)]
+    whole, resumed = Queues(arms[:2]), Queues(arms[:2])
+    waits = [
+        [whole.take(arm, one, took_s) for arm, took_s in zip(arms, took, strict=True)]
+        for one, took in zip(plan, services, strict=True)
+    ]
+    rows = [
+        Observation(
+            request_id=one.request_id,
+            arm=arm,
+            arrived_s=one.arrival_s,
+            status=Status.OK,
+            prompt_tokens=1,
+            queue_s=waits[i][n],
+            service_s=services[i][n],
+        )
+        for i, one in enumerate(plan[:40])
+        for n, arm in enumerate(arms)
+    ]
+    resumed.recall(to_table(rows[:30]), plan)
+    resumed.recall(to_table(rows[30:]), plan, first=10)
+
+    again = [
+        [resumed.take(arm, one, took_s) for arm, took_s in zip(arms, took, strict=True)]
+        for one, took in zip(plan[40:], services[40:], strict=True)
+    ]
+    assert waits[40:] == again
+    assert {None} == {waited[2] for waited in waits}
 
 
 def test_busy_stretches_never_overlap():

@@ -12,7 +12,7 @@ from canary.errors import TrafficError
 from canary.traffic.formats import Trace, TraceRow, read_trace
 from canary.traffic.plan import make_plan, with_speed
 from canary.traffic.request import Plan, TokenBlocks
-from canary.traffic.seeds import stable_seed, stable_uniform, token_blocks
+from canary.traffic.seeds import permuted, stable_seed, stable_uniform, token_blocks
 from canary.traffic.selection import Selection
 from canary.traffic.validation import ValidationItem
 
@@ -381,3 +381,11 @@ def test_stable_numbers() -> None:
     assert 0 <= stable_seed("x") < 2**63
     assert all(0 <= stable_uniform(n) < 1 for n in range(100))
     assert abs(sum(stable_uniform(n) for n in range(1000)) / 1000 - 0.5) < 0.05
+
+
+def test_arms_come_in_each_order_equally_often():
+    """What a seed says of three arms is any of six orders."""
+    found = Counter("".join(permuted("abc", stable_seed(n))) for n in range(6000))
+
+    assert set(found) == {"abc", "acb", "bac", "bca", "cab", "cba"}
+    assert all(900 < count < 1100 for count in found.values())

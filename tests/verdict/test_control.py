@@ -8,7 +8,10 @@ import pytest
 
 from canary.decision import ControlStatus, Verdict
 from canary.evidence.observation import to_table
+from canary.gates.control_report import _by_block
 from canary.judge import Ended, judge
+from canary.stats.betting import log_mean_exp
+from canary.stats.block_cells import above, below, bet, counts_by_block
 from canary.testing import observe
 
 LATENCY = {"metric": "latency", "quantile": "p50", "max_ratio": 1.25}
@@ -323,3 +326,26 @@ def test_sound_devices_are_rarely_called_different(controlled, assessment_of, sl
         found += any(assessment.look(at_s).control.differs for at_s in looks)
 
     assert found / RUNS <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / RUNS)
+
+
+@pytest.mark.parametrize("count", [3, 60, 900])
+def test_bounds_of_the_median_are_those_of_asking_at_every_bin(count):
+    """The search finds what betting at each bin near the median would."""
+    rng = np.random.default_rng(count)
+    ratios = np.rint(rng.normal(40, 30, count)).astype(np.int64)
+    units = np.sort(rng.integers(0, 1 + count // 4, count))
+    units = np.unique(units, return_inverse=True)[1]
+    near = int(np.median(ratios))
+    requests = np.bincount(units)
+    counts = counts_by_block(ratios, units, len(requests), near - 2000, 4000)
+    few, many = (
+        np.flatnonzero(log_mean_exp(wealth) >= math.log(1 / 0.05))
+        for wealth in bet(counts, requests, below(0.5), above(0.5))
+    )
+    expected = (
+        near - 2000 + int(few[-1]) if len(few) else None,
+        near - 2000 + int(many[0]) if len(many) else None,
+    )
+
+    assert expected == _by_block(ratios, units, near, 0.05)
+    assert (count > 3) is (None not in expected)
