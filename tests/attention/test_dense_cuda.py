@@ -70,11 +70,11 @@ def test_the_kernel_that_runs_on_cuda_is_named(dtype, prefill, decode):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_auto_on_cuda_picks_by_what_is_hidden():
-    """A window longer than the prompt is read densely, a shorter one by flex."""
+    """A window longer than the prompt is read densely, a shorter one by tiles."""
     rule = SlidingWindow(window=256)
     names = [
         attend(*tensors(q_len, kv_len, torch.bfloat16), rule)[1].name
         for q_len, kv_len in ((256, 256), (300, 300), (40, 300), (1, 300))
     ]
 
-    assert ["sdpa(cudnn)", "flex", "flex", "blocked(flash)"] == names
+    assert ["sdpa(cudnn)", "fused", "fused", "blocked(flash)"] == names
