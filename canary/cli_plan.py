@@ -26,6 +26,15 @@ PolicyFiles = Annotated[
     list[Path], typer.Argument(metavar="POLICY...", help="Policy files (YAML).")
 ]
 
+ShardOption = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="K/N",
+        help="Send one of N equal parts, as in 3/100; `canary judge` takes all N.",
+    ),
+]
+
 Pilot = Annotated[
     Path | None,
     typer.Option(help="What both arms did before: a run folder, or a table."),

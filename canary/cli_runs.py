@@ -28,6 +28,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for machines."
 
 _REREAD_EVERY_S = 1.0
 _WRITING_S = 60.0
+_NAMED_RUNS = 5
 
 
 @app.command()
@@ -177,8 +178,14 @@ def override(
     from canary.evidence.journal import RunFolder
     from canary.evidence.lease import Lease
     from canary.overrides import record_override
+    from canary.record import read_run
+    from canary.traffic.shard import shard_in
 
     folder = RunFolder(run_folder)
+    if shard_in(read_run(folder)) is not None:
+        raise UsageError(
+            f"{run_folder}: is a shard, which decides nothing that could be overridden"
+        )
     record_override(
         folder, policy=policy, action=action, by=by, why=why, wall_clock=time.time
     )
@@ -236,7 +243,9 @@ def _decide(paths: "Sequence[Path]", policies: "Sequence[Policy]") -> "list[Deci
     from canary.evidence.journal import RunFolder
     from canary.evidence.reading import Shards
     from canary.judge import judge as decide
-    from canary.record import ended_of, ended_together, read_run, refuse_pruned
+    from canary.judge import judge_evidence
+    from canary.record import read_run, refuse_pruned
+    from canary.shards import begins_s, end_of_all, merged_shards, refuse_mixed
 
     for path in paths:
         if not path.exists():
@@ -244,24 +253,40 @@ def _decide(paths: "Sequence[Path]", policies: "Sequence[Policy]") -> "list[Deci
     records = [read_run(RunFolder(path)) if path.is_dir() else {} for path in paths]
     for record, path in zip(records, paths, strict=True):
         refuse_pruned(RunFolder(path), record)
-    observations = Shards(paths)
+    refuse_mixed(paths, records)
+    observations = Shards(paths, begins_s(records))
+    run = _name_of(paths, records)
+    doubts = [told for record in records for told in record.get("doubts", ())]
+    decisions = []
+    for one in policies:
+        ended, questions = end_of_all(records, one), _questions(one, records)
+        folded = ended and merged_shards(one, paths, records, ended)
+        if folded:
+            evidence, end_s = folded
+            evidence.questions |= questions
+            evidence.doubts = tuple(doubts)
+            found = judge_evidence(one, evidence, end_s=end_s, run=run, ended=ended)
+        else:
+            found = decide(
+                one,
+                observations,
+                run=run,
+                ended=ended,
+                questions=questions,
+                doubts=doubts,
+            )
+        decisions.append(found)
+    return decisions
+
+
+def _name_of(paths: "Sequence[Path]", records: "Sequence[Mapping[str, Any]]") -> str:
     names = [
         record.get("run", path.name)
         for record, path in zip(records, paths, strict=True)
     ]
-    return [
-        decide(
-            one,
-            observations,
-            run=" + ".join(names),
-            ended=ended_together(
-                [ended_of(record, one.name, one.sha256) for record in records]
-            ),
-            questions=_questions(one, records),
-            doubts=[told for record in records for told in record.get("doubts", ())],
-        )
-        for one in policies
-    ]
+    if len(names) > _NAMED_RUNS:
+        return f"{names[0]} and {len(names) - 1} other shards"
+    return " + ".join(names)
 
 
 def _questions(
@@ -311,9 +336,23 @@ def finish(
     policies: "Sequence[Policy]",
     decisions: "Sequence[Decision]",
 ) -> None:
-    """Print a run's decisions and exit with what they say."""
+    """Print a run's decisions and exit with what they say; a shard has none."""
     from canary.decision import worst_exit_code
+    from canary.record import read_run
+    from canary.traffic.shard import shard_in
+    from canary.watches import INTERRUPTED
 
+    record = read_run(folder)
+    shard = shard_in(record)
+    if shard is not None:
+        over = record["ended"] != INTERRUPTED
+        then = (
+            f"judge all {shard.of} with `canary judge SHARD... --policy POLICY`"
+            if over
+            else f"go on with `canary resume {folder.root}`"
+        )
+        typer.echo(f"Shard {shard}: {record['ended']}; {then}")
+        raise typer.Exit(ExitCode.PROMOTE if over else ExitCode.UNDECIDED)
     _print_decisions(policies, decisions)
     typer.echo(f"Report: {folder.report_html}")
     raise typer.Exit(worst_exit_code([decision.verdict for decision in decisions]))

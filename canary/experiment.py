@@ -45,11 +45,13 @@ from canary.record import (
 )
 from canary.report import ReportData, render_html, render_markdown
 from canary.runner import Runner
+from canary.shards import fold_shard
 from canary.side_by_side import SideBySide
 from canary.status import known_wall_s
 from canary.traffic.live import LiveFeed, LiveTraffic
 from canary.traffic.plan import with_speed
 from canary.traffic.request import Plan
+from canary.traffic.shard import shard_in
 from canary.warmup import at_speed, warm_up
 from canary.watches import INTERRUPTED, Doubts, Listener, arms_of
 
@@ -151,7 +153,7 @@ def resume(
     policies = kept_policies(folder)
     if record.get("ended") not in (None, INTERRUPTED):
         return conclude(folder, policies)
-    prepared = prepare(policies, seed=record["seed"])
+    prepared = prepare(policies, seed=record["seed"], shard=shard_in(record))
     plan = prepared.plan
     if plan.speed != record["speed"]:  # it was set by the baseline's load
         plan = with_speed(plan, record["speed"])
@@ -320,9 +322,15 @@ def _finish(
 
 
 def conclude(folder: RunFolder, policies: Sequence[Policy]) -> tuple[Decision, ...]:
-    """Judge what the folder holds; write decision documents and reports anew."""
+    """Judge what the folder holds; write decision documents and reports anew.
+
+    A shard decides nothing: what it has recorded is folded for whoever judges all.
+    """
     record = read_run(folder)
     refuse_pruned(folder, record)
+    if shard_in(record) is not None:
+        fold_shard(folder, record, policies)
+        return ()
     observations = read_observations(folder.root)
     overrides = last_overrides(folder)
     decisions = tuple(

@@ -122,7 +122,7 @@ def read_decision(folder: RunFolder, policy: str) -> tuple[Verdict, int] | None:
 
 
 def verdicts_of(folder: RunFolder, status: RunStatus) -> list[Verdict] | None:
-    """Return how each policy of a run that is over came out.
+    """Return how each policy of a run that is over came out; a shard decides nothing.
 
     None if what is there was written before the run was over: then the documents are
     being written, or whoever was to write them died.
@@ -130,7 +130,7 @@ def verdicts_of(folder: RunFolder, status: RunStatus) -> list[Verdict] | None:
     Raises:
         UsageError: A document is damaged.
     """
-    if status.state is RunState.INTERRUPTED:
+    if status.state is RunState.INTERRUPTED or "shard" in read_run(folder):
         return [policy.verdict for policy in status.policies]
     verdicts = []
     ended_s = (status.updated_unix_s or 0.0) - _CLOCK_SLACK_S

@@ -47,6 +47,7 @@ def new_record(
         run: The run's name.
     """
     quality = len(plan.questions)
+    shard = {} if plan.shard is None else {"shard": plan.shard.to_dict()}
     return {
         "schema": SCHEMA,
         "run": run,
@@ -71,6 +72,7 @@ def new_record(
         "arms": {name: dict(described) for name, described in arms.items()},
         "policies": {policy.name: policy.sha256 for policy in policies},
         "folders": list(dict.fromkeys(f for p in policies for f in folders_of(p))),
+        **shard,
     }
 
 

@@ -156,6 +156,7 @@ class Runner:
             run=run,
             doubts=doubts,
             listener=listener,
+            looks=plan.shard is None,
         )
         self._plan = plan
         self._arms = dict(arms)

@@ -90,6 +90,7 @@ class SideBySide:
             run=run,
             doubts=doubts,
             listener=listener,
+            looks=plan.shard is None,
         )
         self._plan = plan
         self._arms = tuple(arms)

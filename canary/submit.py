@@ -27,6 +27,7 @@ class Submission:
     here: Path
     policies: tuple[Path, ...]
     seed: int
+    shard: str | None = None
 
     @property
     def command(self) -> str:
@@ -35,6 +36,7 @@ class Submission:
             *("python", "-m", "canary.cli", "attempt", str(self.folder)),
             *map(str, self.policies),
             *("--seed", str(self.seed)),
+            *(() if self.shard is None else ("--shard", self.shard)),
         ]
         return shlex.join(words)
 
@@ -44,7 +46,9 @@ class Submission:
         return f"cd {shlex.quote(str(self.here))} && exec {self.command}"
 
 
-def submission(out: Path, policies: Sequence[Path], *, seed: int) -> Submission:
+def submission(
+    out: Path, policies: Sequence[Path], *, seed: int, shard: str | None = None
+) -> Submission:
     """Return how to attempt a run from the current folder.
 
     Raises:
@@ -63,6 +67,7 @@ def submission(out: Path, policies: Sequence[Path], *, seed: int) -> Submission:
         here=Path.cwd(),
         policies=tuple(policies),
         seed=seed,
+        shard=shard,
     )
 
 

@@ -66,6 +66,10 @@ class RunFolder:
         """The decision document of one policy."""
         return self.root / f"decision.{policy}.json"
 
+    def folded(self, policy: str) -> Path:
+        """What a shard's observations were folded into for one policy."""
+        return self.root / f"evidence.{policy}.npz"
+
     @property
     def report_html(self) -> Path:
         """The report for a browser."""

@@ -14,6 +14,7 @@ from canary.traffic.feed import Due
 from canary.traffic.request import Request, TokenBlocks
 from canary.traffic.rows import RowError
 from canary.traffic.seeds import stable_seed, stable_uniform
+from canary.traffic.shard import Shard
 from canary.traffic.spool import Recorded, SpoolTail, recorded
 
 DELAY_S = 5.0
@@ -31,7 +32,8 @@ class LiveTraffic:
     """What of live traffic is sent, and how.
 
     `shares` is the share of sessions that is sent per regime between `boundaries`; None
-    sends all. `questions` are spread over the first `questions_for_s` of the run.
+    sends all. `questions` are spread over the first `questions_for_s` of the run. Of a
+    `shard`, only its sessions are sent, and `questions` are its own.
     """
 
     source: str
@@ -41,6 +43,7 @@ class LiveTraffic:
     shares: tuple[float, ...] | None
     max_output_tokens: int
     seed: int
+    shard: Shard | None = None
 
 
 class LiveFeed:
@@ -200,9 +203,12 @@ class LiveFeed:
         self._known[row.id] = None
         if len(self._known) > _KNOWN_IDS:
             del self._known[next(iter(self._known))]
+        seed, shard = self._traffic.seed, self._traffic.shard
+        session = row.row.session or row.id
+        if shard is not None and not shard.takes(seed, session):
+            return
         share = self._share(row.row.prompt_tokens)
-        drawn = stable_uniform("sample", self._traffic.seed, row.row.session or row.id)
-        if drawn < share:
+        if stable_uniform("sample", seed, session) < share:
             self._add(self._request(row, row.row.weight / share))
 
     def _share(self, prompt_tokens: int) -> float:
