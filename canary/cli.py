@@ -126,26 +126,15 @@ def attempt(
     from canary.evidence.journal import RunFolder
     from canary.experiment import kept_policies
     from canary.orders import stop_file
-    from canary.record import read_run
-    from canary.traffic.shard import shard_in
+    from canary.record import read_run, refuse_other
+    from canary.traffic.shard import shard_of
     from canary.watches import INTERRUPTED
 
     folder = RunFolder(run_folder)
     loaded = load_for_run(policies)
     if folder.run_json.exists():
         _await_lease(folder)
-        record = read_run(folder)
-        if record["policies"] != {one.name: one.sha256 for one in loaded}:
-            raise UsageError(
-                f"{run_folder}: was begun with other policies than these; put them "
-                "back as they were, or name another folder"
-            )
-        begun = shard_in(record)
-        if shard != (None if begun is None else str(begun)):
-            raise UsageError(
-                f"{run_folder}: was begun {f'as shard {begun}' if begun else 'whole'}, "
-                "which can't change; name another folder"
-            )
+        refuse_other(folder, loaded, None if shard is None else shard_of(shard))
         loaded = kept_policies(folder)
         decisions = _go_on(folder, loaded, address=address, local=local)
     else:

@@ -22,7 +22,7 @@ from canary.traffic.questions import mixed, quality_request
 from canary.traffic.request import Plan, Request, TokenBlocks
 from canary.traffic.seeds import stable_seed, stable_uniform
 from canary.traffic.selection import Selected, Selection, select
-from canary.traffic.shard import Shard
+from canary.traffic.shard import Shard, items_asked, rows_sent
 from canary.traffic.validation import ValidationItem
 
 Value = TypeVar("Value")
@@ -92,8 +92,8 @@ def make_plan(
         sha256=_content_sha256(trace, selected, ordered, selection, seed),
         cut=_cut(trace, selected, selection.max_output_tokens),
         shard=shard,
-        sends=_sends(trace, selected, shard, seed),
-        asks=_asks(ordered, shard, seed),
+        sends=rows_sent(trace, selected, shard, seed),
+        asks=items_asked(ordered, shard, seed),
     )
     return _laid_out(recipe, speed)
 
@@ -147,31 +147,6 @@ def _laid_out(recipe: Recipe, speed: float) -> Plan:
         asked=laid.questions(),
         shard=recipe.shard,
     )
-
-
-def _sends(
-    trace: Trace, selected: Selected, shard: Shard | None, seed: int
-) -> npt.NDArray[np.int64]:
-    if shard is None:
-        return np.arange(len(selected.rows))
-    rows = (trace.rows[int(position)] for position in selected.rows)
-    takes = [shard.takes(seed, row.session_id or f"#{row.index}") for row in rows]
-    if not any(takes):
-        raise TrafficError(
-            f"{trace.path}: has too few sessions to leave any for shard {shard}; "
-            "use fewer shards"
-        )
-    return np.flatnonzero(takes)
-
-
-def _asks(
-    items: Sequence[ValidationItem], shard: Shard | None, seed: int
-) -> npt.NDArray[np.int64]:
-    if shard is None:
-        return np.arange(len(items))
-    return np.flatnonzero(
-        [shard.takes(seed, "question", i.task, i.group or i.id) for i in items]
-    ).astype(np.int64)
 
 
 def _rounds(recipe: Recipe, span_s: float) -> tuple[int, float]:

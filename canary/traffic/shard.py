@@ -5,12 +5,18 @@ seed, decides, so that all machines agree without having to talk.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from canary.errors import UsageError
+import numpy as np
+import numpy.typing as npt
+
+from canary.errors import TrafficError, UsageError
+from canary.traffic.formats import Trace
 from canary.traffic.seeds import stable_seed
+from canary.traffic.selection import Selected
+from canary.traffic.validation import ValidationItem
 
 MOST_SHARDS = 10_000
 
@@ -54,3 +60,34 @@ def shard_of(text: str) -> Shard:
 def shard_in(record: Mapping[str, Any]) -> Shard | None:
     """Return which shard a run's record is of; None if it is of a whole run."""
     return Shard(**record["shard"]) if "shard" in record else None
+
+
+def rows_sent(
+    trace: Trace, selected: Selected, shard: Shard | None, seed: int
+) -> npt.NDArray[np.int64]:
+    """Return which of the selected rows a shard sends; all if there is none.
+
+    Raises:
+        TrafficError: None is left for it.
+    """
+    if shard is None:
+        return np.arange(len(selected.rows))
+    rows = (trace.rows[int(position)] for position in selected.rows)
+    takes = [shard.takes(seed, row.session_id or f"#{row.index}") for row in rows]
+    if not any(takes):
+        raise TrafficError(
+            f"{trace.path}: has too few sessions to leave any for shard {shard}; "
+            "use fewer shards"
+        )
+    return np.flatnonzero(takes)
+
+
+def items_asked(
+    items: Sequence[ValidationItem], shard: Shard | None, seed: int
+) -> npt.NDArray[np.int64]:
+    """Return which questions a shard asks; all if there is none."""
+    if shard is None:
+        return np.arange(len(items))
+    return np.flatnonzero(
+        [shard.takes(seed, "question", i.task, i.group or i.id) for i in items]
+    ).astype(np.int64)
