@@ -99,11 +99,11 @@ def resume(
     local: Local = False,
 ) -> None:
     """Go on with a run that was interrupted, by Ctrl-C, a crash or a reboot."""
-    from canary import experiment
+    from canary.conclusion import kept_policies
     from canary.evidence.journal import RunFolder
 
     folder = RunFolder(run_folder)
-    policies = experiment.kept_policies(folder)
+    policies = kept_policies(folder)
     decisions = _go_on(folder, policies, address=address, local=local)
     finish(folder, policies, decisions)
 
@@ -123,8 +123,8 @@ def attempt(
     Exits with 0 once the run has ended, whatever the verdict, or was stopped with
     `canary stop`: then there is nothing to try again.
     """
+    from canary.conclusion import kept_policies
     from canary.evidence.journal import RunFolder
-    from canary.experiment import kept_policies
     from canary.orders import stop_file
     from canary.record import read_run, refuse_other
     from canary.traffic.shard import shard_of

@@ -174,7 +174,7 @@ def override(
     why: Annotated[str, typer.Option(help="The reason.")],
 ) -> None:
     """Record that a person decides otherwise; the verdict stays what it is."""
-    from canary import experiment
+    from canary.conclusion import conclude, kept_policies
     from canary.evidence.journal import RunFolder
     from canary.evidence.lease import Lease
     from canary.overrides import record_override
@@ -192,7 +192,7 @@ def override(
     if Lease(folder, wall_clock=time.time).is_taken():
         typer.echo("Recorded; the report shows it once the run is over.")
         return
-    experiment.conclude(folder, experiment.kept_policies(folder))
+    conclude(folder, kept_policies(folder))
     typer.echo(f"Recorded, beside the verdict. Report: {folder.report_html}")
 
 
@@ -323,12 +323,12 @@ def _print_comparison(
 @app.command()
 def report(run_folder: RunArgument) -> None:
     """Judge a run again and write its reports anew."""
-    from canary import experiment
+    from canary.conclusion import conclude, kept_policies
     from canary.evidence.journal import RunFolder
 
     folder = RunFolder(run_folder)
-    policies = experiment.kept_policies(folder)
-    finish(folder, policies, experiment.conclude(folder, policies))
+    policies = kept_policies(folder)
+    finish(folder, policies, conclude(folder, policies))
 
 
 def finish(

@@ -5,9 +5,10 @@ nothing by itself: the command line says where arms run and shows what happens.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -17,42 +18,26 @@ from canary.arms.base import Arm
 from canary.arms.endpoint.arm import EndpointArm, knock
 from canary.arms.server import process_peak_bytes
 from canary.clock import Clock
+from canary.conclusion import conclude, keep_policies, kept_policies
 from canary.decision import Decision
 from canary.errors import UsageError
-from canary.evidence.journal import (
-    Journal,
-    RunFolder,
-    iter_segments,
-    write_atomically,
-)
+from canary.evidence.journal import Journal, RunFolder, iter_segments
 from canary.evidence.lease import Lease
 from canary.evidence.observation import SCHEMA
-from canary.evidence.reading import read_observations
-from canary.judge import Ended, judge
-from canary.losses import losses_so_far
+from canary.judge import Ended
+from canary.losses import Losses, losses_so_far
 from canary.orders import Orders, stop_file
-from canary.overrides import last_overrides
-from canary.policy.load import load_policies
 from canary.policy.model import Policy, VariantSpec
 from canary.prepare import Prepared, prepare
-from canary.record import (
-    ended_of,
-    new_record,
-    read_run,
-    refuse_pruned,
-    repeat_of,
-    write_run,
-)
-from canary.report import ReportData, render_html, render_markdown
+from canary.record import new_record, read_run, refuse_pruned, write_run
 from canary.runner import Runner
-from canary.shards import fold_shard
 from canary.side_by_side import SideBySide
 from canary.status import known_wall_s
 from canary.traffic.live import LiveFeed, LiveTraffic
 from canary.traffic.plan import with_speed
 from canary.traffic.request import Plan
 from canary.traffic.shard import shard_in
-from canary.warmup import at_speed, warm_up
+from canary.warmup import at_speed, first_warm_up
 from canary.watches import INTERRUPTED, Doubts, Listener, arms_of
 
 _WARM_UP_REQUESTS = 12
@@ -64,9 +49,21 @@ class StartArms(Protocol):
     """Loads variants where they are to run: in this process, or in Ray actors."""
 
     def __call__(
-        self, specs: Mapping[str, VariantSpec], *, timeout_s: float
+        self,
+        specs: Mapping[str, VariantSpec],
+        *,
+        timeout_s: float,
+        epochs: Mapping[str, int],
+        losses: Losses,
     ) -> dict[str, Arm]:
-        """Return the running arms; a request may take each so long."""
+        """Return the running arms.
+
+        Args:
+            specs: The variants, by arm name.
+            timeout_s: How long a request may take each.
+            epochs: The epoch at which an arm begins, if it isn't 0.
+            losses: Bears what is lost meanwhile.
+        """
         ...
 
 
@@ -97,11 +94,12 @@ def execute(
         ArmError: An arm can't be started or has died; what was recorded stays.
     """
     folder.refuse_if_used()
-    with _started(prepared, place) as arms:
-        warm = warm_up(arms, prepared.plan, _WARM_UP_REQUESTS)
+    losses = Losses()
+    with _started(prepared, place, losses) as arms:
+        warm = first_warm_up(arms, prepared.plan, _WARM_UP_REQUESTS, losses)
         plan = at_speed(prepared, warm)
         folder.create()  # not earlier: what fails until here leaves nothing behind
-        _keep_policies(folder, prepared.policies)
+        keep_policies(folder, prepared.policies)
         with _writing(folder, place) as journal:
             journal.append(warm)
             record = new_record(
@@ -127,6 +125,7 @@ def execute(
                 arms,
                 journal,
                 prepared.doubts,
+                losses,
                 live=live,
             )
             runner = _runner(given, place, run=record["run"], listener=listener)
@@ -163,8 +162,12 @@ def resume(
             "put them back as they were, or start a new run"
         )
     waited = _writing(folder, place, elapsed_s=known_wall_s(folder, record))
-    with waited as journal, _started(prepared, place) as arms:
-        journal.append(warm_up(arms, plan, _WARM_UP_REQUESTS))
+    losses = Losses()
+    with (
+        waited as journal,
+        _started(prepared, place, losses, next_epochs(folder)) as arms,
+    ):
+        journal.append(first_warm_up(arms, plan, _WARM_UP_REQUESTS, losses))
         live = None
         if prepared.live is not None:
             rows = [part.select(_FED) for part in _counting(folder)]
@@ -177,6 +180,7 @@ def resume(
             arms,
             journal,
             prepared.doubts,
+            losses,
             live=live,
             earlier=_counting(folder),
         )
@@ -195,6 +199,7 @@ class _Given:
     arms: Mapping[str, Arm]
     journal: Journal
     doubts: Doubts
+    losses: Losses
     live: LiveFeed | None = None
     earlier: Iterable[pa.Table] = ()
 
@@ -232,6 +237,7 @@ def _runner(
         earlier=given.earlier,
         live=given.live,
         gpus=_gpus(given.arms),
+        losses=given.losses,
         run=run,
         doubts=given.doubts,
         orders=orders,
@@ -261,9 +267,19 @@ def _live_feed(
 
 
 @contextmanager
-def _started(prepared: Prepared, place: Place) -> Iterator[dict[str, Arm]]:
+def _started(
+    prepared: Prepared,
+    place: Place,
+    losses: Losses,
+    epochs: Mapping[str, int] = MappingProxyType({}),
+) -> Iterator[dict[str, Arm]]:
     policies = prepared.policies
-    arms = place.start_arms(arms_of(policies), timeout_s=policies[0].traffic.timeout_s)
+    arms = place.start_arms(
+        arms_of(policies),
+        timeout_s=policies[0].traffic.timeout_s,
+        epochs=epochs,
+        losses=losses,
+    )
     try:
         knock(arms, prepared.plan.requests[:_KNOCK_WITH])
         yield arms
@@ -283,6 +299,17 @@ def _counting(folder: RunFolder) -> Iterator[pa.Table]:
     """Yield what was recorded but for warm-ups, part by part: a week is large."""
     for part in iter_segments(folder):
         yield part.filter(pc.invert(part["warm"]))
+
+
+def next_epochs(folder: RunFolder) -> dict[str, int]:
+    """Return for each arm the epoch after the last that the run has recorded: arm and
+    epoch tell every process that ever answered in it from all others."""
+    last: dict[str, int] = {}
+    for part in iter_segments(folder):
+        found = part.group_by("arm").aggregate([("epoch", "max")]).to_pylist()
+        for row in found:
+            last[row["arm"]] = max(row["epoch_max"], last.get(row["arm"], -1))
+    return {arm: epoch + 1 for arm, epoch in last.items()}
 
 
 @contextmanager
@@ -319,71 +346,6 @@ def _finish(
     for name, peak in played.peak_bytes.items():
         record["arms"][name]["peak_memory_bytes"] = peak
     write_run(folder, record)
-
-
-def conclude(folder: RunFolder, policies: Sequence[Policy]) -> tuple[Decision, ...]:
-    """Judge what the folder holds; write decision documents and reports anew.
-
-    A shard decides nothing: what it has recorded is folded for whoever judges all.
-    """
-    record = read_run(folder)
-    refuse_pruned(folder, record)
-    if shard_in(record) is not None:
-        fold_shard(folder, record, policies)
-        return ()
-    observations = read_observations(folder.root)
-    overrides = last_overrides(folder)
-    decisions = tuple(
-        replace(
-            judge(
-                policy,
-                observations,
-                run=record["run"],
-                ended=ended_of(record, policy.name, policy.sha256),
-                questions=record.get("questions"),
-                doubts=record.get("doubts", ()),
-                repeat=repeat_of(record),
-            ),
-            override=overrides.get(policy.name),
-        )
-        for policy in policies
-    )
-    for decision in decisions:
-        write_atomically(folder.decision(decision.policy), decision.to_json().encode())
-    data = ReportData(
-        run=record,
-        policies=tuple(policies),
-        decisions=decisions,
-        observations=observations,
-    )
-    write_atomically(folder.report_html, render_html(data).encode())
-    write_atomically(folder.report_markdown, render_markdown(data).encode())
-    return decisions
-
-
-def kept_policies(folder: RunFolder) -> tuple[Policy, ...]:
-    """Return the policies of a run as they were when it started.
-
-    Raises:
-        UsageError: One is missing, or has been changed since.
-    """
-    record = read_run(folder)
-    recorded = record["policies"]
-    paths = [folder.policies / f"{name}.yaml" for name in recorded]
-    kept = load_policies(paths, folders=record.get("folders", ()))
-    for policy, path in zip(kept, paths, strict=True):
-        if policy.sha256 != recorded[policy.name]:
-            raise UsageError(
-                f"{path}: has been changed since the run; put it back, or ask another "
-                f"policy with `canary judge {folder.root} --policy FILE`"
-            )
-    return kept
-
-
-def _keep_policies(folder: RunFolder, policies: Sequence[Policy]) -> None:
-    for policy in policies:
-        target = folder.policies / f"{policy.name}.yaml"
-        write_atomically(target, policy.text.encode())
 
 
 def _end(end: Ended) -> dict[str, Any]:

@@ -10,7 +10,6 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import pyarrow as pa
 
@@ -21,93 +20,27 @@ from canary.clock import Clock
 from canary.evidence.journal import Journal
 from canary.evidence.observation import Observation
 from canary.evidence.pairs import CONTROL_ARM
-from canary.judge import Ended
 from canary.losses import Losses
 from canary.orders import Orders
+from canary.playing import (
+    HEARTBEAT_S,
+    Played,
+    control_takes,
+    group_items_of,
+    play_out,
+    questions_of,
+    try_again,
+)
 from canary.policy.model import Policy
 from canary.queues import Queues
 from canary.traffic.feed import Due, Feed, PlanFeed
 from canary.traffic.live import MOST_BEHIND_S, LiveFeed
 from canary.traffic.request import Plan, Request
-from canary.traffic.seeds import stable_uniform
 from canary.warmup import warm_up
 from canary.watches import END_OF_TRAFFIC, INTERRUPTED, Doubts, Listener, Watches
 
 _DEATHS_ARE_EVIDENCE = 2
 _REVIVAL_REQUESTS = 3
-_HEARTBEAT_S = 1.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Played:
-    """How a run ended, after how much of the plan's time; `ends` holds the policies
-    whose evidence ended before the run did.
-
-    `peak_bytes` is the peak memory of each arm that has a process of its own.
-    `losses` are those of the arms; servers elsewhere aren't ours to lose.
-    """
-
-    reason: str
-    ends: dict[str, Ended]
-    elapsed_s: float
-    peak_bytes: dict[str, int]
-    losses: Losses = field(default_factory=Losses)
-
-
-def questions_of(plan: Plan) -> dict[str, int]:
-    """Return how many groups each task's questions are."""
-    groups = {(r.task or "", r.group or r.request_id) for r in plan.questions}
-    return dict(Counter(task for task, _ in groups))
-
-
-def group_items_of(plan: Plan) -> Counter[tuple[str | None, str | None]]:
-    """Return how many questions each group of a task has."""
-    return Counter((r.task, r.group) for r in plan.questions if r.group)
-
-
-def control_takes(request: Request, share: float, seed: int) -> bool:
-    """Return whether the A/A control answers a request, too."""
-    return stable_uniform("control", seed, request.request_id) < share
-
-
-def try_again(
-    journal: Journal, listener: Listener, wait: Callable[[float], object]
-) -> None:
-    """Say that nothing can be written, wait for a second, and try again."""
-    listener.paused(journal.trouble or "")
-    wait(_HEARTBEAT_S)
-    journal.commit_if_due()
-
-
-def play_out(
-    play: Callable[[], str],
-    journal: Journal,
-    listener: Listener,
-    wait: Callable[[float], object],
-) -> str:
-    """Play, keep all that came of it, and end in order; return why nothing more comes.
-
-    A Ctrl-C drops what is in flight, of all arms alike; whatever else is raised leaves
-    what was answered committed.
-
-    Raises:
-        StorageError: Nothing could be written for the journal's patience.
-    """
-    reason = INTERRUPTED
-    try:
-        played = play()
-        journal.commit()
-        while journal.trouble is not None:
-            try_again(journal, listener, wait)
-        reason = played
-    except KeyboardInterrupt:
-        pass
-    finally:
-        try:
-            journal.close()
-        finally:
-            listener.ended(reason)
-    return reason
 
 
 class Runner:
@@ -124,6 +57,7 @@ class Runner:
             goes on after a pause; no warm-up.
         live: Live traffic, if that is what is sent.
         gpus: How many GPUs the arms hold, which budgets are counted in.
+        losses: What was lost before, while the arms started, and what may be yet.
         run: The run's name, for the decisions that the listener may ask for.
         doubts: Says why the traffic is no fair sample.
         orders: When it may send, and whether it is to stop.
@@ -142,6 +76,7 @@ class Runner:
         earlier: Iterable[pa.Table] = (),
         live: LiveFeed | None = None,
         gpus: int = 0,
+        losses: Losses | None = None,
         run: str = "",
         doubts: Doubts = tuple,
         orders: Orders | None = None,
@@ -174,7 +109,7 @@ class Runner:
             self._queues.recall(part, known, first=len(self._watches.store))
             self._watches.store.take_up(part)
         self._group_items = group_items_of(plan)
-        self._losses = Losses()
+        self._losses = Losses() if losses is None else losses
 
     def run(self) -> Played:
         """Play the traffic; return for each policy why and where its evidence ends.
@@ -228,7 +163,7 @@ class Runner:
         or, if it is live, is skipped."""
         closed_s, at_s = self._clock(), self._now_s()
         while self._goes_on(at_s) and (why := self._orders.closed()) is not None:
-            self._rest(_HEARTBEAT_S, why)
+            self._rest(HEARTBEAT_S, why)
             self._skip()
         self._skip()
         if self._live is None and self._zero_s is not None:
@@ -272,11 +207,25 @@ class Runner:
         """Wait until a request is due; return False if it may not be sent any more, or
         not yet."""
         while self._goes_on(arrival_s) and self._orders.closed() is None:
+            self._leave_in_time()
             left_s = (self._zero_s or 0.0) + arrival_s - self._clock()
             if left_s <= 0:
                 return True
             self._rest(left_s)
         return False
+
+    def _leave_in_time(self) -> None:
+        """Begin anew elsewhere, and let recorded traffic wait for that, if what the
+        arms run on is about to be taken away: nothing is in flight now."""
+        try:
+            for arm in self._arms.values():
+                arm.check()
+        except ArmsLostError as leaving:
+            began_s = self._clock()
+            self._rebuild(leaving)
+            self._losses.answered()  # it was no failure
+            if self._live is None and self._zero_s is not None:
+                self._zero_s += self._clock() - began_s
 
     def _pause(self, arrival_s: float) -> float:
         """Wait until what comes back can be kept, or nobody waits for it.
@@ -293,7 +242,7 @@ class Runner:
         """Wait for traffic that nobody knows of; return False once nobody waits."""
         if not self._goes_on(now_s):
             return False
-        self._rest(_HEARTBEAT_S)
+        self._rest(HEARTBEAT_S)
         return True
 
     def _goes_on(self, arrival_s: float) -> bool:
@@ -307,7 +256,7 @@ class Runner:
             return
         self._listener.waiting(why)
         self._journal.commit_if_due()
-        self._sleep(min(left_s, _HEARTBEAT_S))
+        self._sleep(min(left_s, HEARTBEAT_S))
 
     def _answer(self, request: Request, order_seed: int) -> list[Observation]:
         names = [name for name in self._arms if self._takes_part(name, request)]

@@ -19,8 +19,7 @@ from canary.evidence.journal import Journal
 from canary.evidence.observation import Observation
 from canary.evidence.pairs import CONTROL_ARM
 from canary.orders import Orders
-from canary.policy.model import Policy
-from canary.runner import (
+from canary.playing import (
     Played,
     control_takes,
     group_items_of,
@@ -28,6 +27,7 @@ from canary.runner import (
     questions_of,
     try_again,
 )
+from canary.policy.model import Policy
 from canary.traffic.feed import Due, Feed, PlanFeed
 from canary.traffic.live import MOST_BEHIND_S, LiveFeed
 from canary.traffic.request import Plan

@@ -10,9 +10,10 @@ import numpy as np
 from scipy.optimize import nnls
 
 from canary.answers import observation, prompt_size
-from canary.arms.base import Arm, ArmDiedError, Completion
+from canary.arms.base import Arm, ArmDiedError, ArmsLostError, Completion
 from canary.errors import ArmError
 from canary.evidence.observation import Observation, Status
+from canary.losses import Losses
 from canary.policy.model import variant_name
 from canary.policy.traffic import LoadTarget
 from canary.prepare import Prepared
@@ -31,6 +32,7 @@ def warm_up(arms: Mapping[str, Arm], plan: Plan, count: int) -> list[Observation
 
     Raises:
         ArmError: An arm that died can't be started again.
+        ArmsLostError: What the arms run on is gone.
     """
     sample = _sample(plan, count)
     return [
@@ -38,6 +40,38 @@ def warm_up(arms: Mapping[str, Arm], plan: Plan, count: int) -> list[Observation
         for request in [*sample, *sample]
         for name, arm in arms.items()
     ]
+
+
+def first_warm_up(
+    arms: Mapping[str, Arm], plan: Plan, count: int, losses: Losses
+) -> list[Observation]:
+    """Warm up arms that have just started, from the beginning once more whenever what
+    they run on is lost: `losses` bears that as it does later in the run.
+
+    Raises:
+        ArmError: As `warm_up`, or too much was lost in a row.
+    """
+    while True:
+        try:
+            rows = warm_up(arms, plan, count)
+        except ArmsLostError as lost:
+            _rebuild(arms, lost, losses)
+        else:
+            losses.answered()
+            return rows
+
+
+def _rebuild(arms: Mapping[str, Arm], lost: ArmsLostError, losses: Losses) -> None:
+    while True:
+        losses.spend(lost)
+        try:
+            arms[lost.arm].restart()
+        except ArmsLostError as again:
+            lost = again
+        else:
+            break
+    for name in arms:
+        losses.restarted(name, lost.cause)
 
 
 def _sample(plan: Plan, count: int) -> list[Request]:

@@ -4,10 +4,12 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 
 from canary.arms.base import Arm, Completion
 from canary.arms.server import ArmServer
 from canary.clock import Clock
+from canary.losses import Losses
 from canary.policy.model import VariantSpec
 from canary.traffic.request import Request
 from canary.variants.base import Variant
@@ -30,22 +32,26 @@ class LocalArm:
         *,
         clock: Clock,
         timeout_s: float = math.inf,
+        epoch: int = 0,
     ) -> None:
         self.name = name
         self._load = load
         self._clock = clock
         self._timeout_s = timeout_s
-        self._epoch = -1
+        self._epoch = epoch - 1
         self.restart()
 
     @property
     def epoch(self) -> int:
-        """How often the variant has been loaded anew."""
+        """How often the variant has been loaded anew in this run."""
         return self._epoch
 
     def serve(self, request: Request) -> Completion:
         """Answer one request here and now."""
         return self._server.serve(request)
+
+    def check(self) -> None:
+        """Nothing: this process leaves with all that it runs."""
 
     def describe(self) -> dict[str, str]:
         """Return what the variant says of itself."""
@@ -72,9 +78,19 @@ def start_local_arms(
     build: Build,
     clock: Clock = time.perf_counter,
     timeout_s: float = math.inf,
+    epochs: Mapping[str, int] = MappingProxyType({}),
+    losses: Losses | None = None,
 ) -> dict[str, Arm]:
-    """Load each variant in this process, under its arm name."""
+    """Load each variant in this process, under its arm name and at its epoch, if it
+    had some before; no loss leaves anybody here to bear it."""
+    del losses
     return {
-        name: LocalArm(name, partial(build, spec), clock=clock, timeout_s=timeout_s)
+        name: LocalArm(
+            name,
+            partial(build, spec),
+            clock=clock,
+            timeout_s=timeout_s,
+            epoch=epochs.get(name, 0),
+        )
         for name, spec in specs.items()
     }

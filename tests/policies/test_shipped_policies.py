@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from canary import experiment
 from canary.arms.local import LocalArm
+from canary.conclusion import kept_policies
 from canary.evidence.journal import Journal, RunFolder, read_segments
 from canary.judge import Ended, judge
 from canary.policy.load import comparable, load_policies, missing_files
@@ -119,7 +119,7 @@ def test_the_sample_report_follows_from_its_observations(path):
     """Judging the committed observations again gives the committed decisions."""
     committed = json.loads(path.read_text())
     folder = RunFolder(path.parent)
-    policy = {p.name: p for p in experiment.kept_policies(folder)}[committed["policy"]]
+    policy = {p.name: p for p in kept_policies(folder)}[committed["policy"]]
 
     again = judge(
         policy,

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from canary.conclusion import kept_policies
 from canary.decision import Verdict
 from canary.errors import UsageError
 from canary.evidence.journal import RunFolder
 from canary.evidence.reading import read_observations
-from canary.experiment import kept_policies
 from canary.hooks import Messenger, hooks_file, read_told, refuse_unready
 from canary.judge import judge
 from canary.policy.schedule import Hook, Hooks

@@ -11,6 +11,6 @@ import os
 os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^")
 
 from canary.arms.ray.cluster import ray_cluster
-from canary.arms.ray.replicas import start_ray_arms
+from canary.arms.ray.start import start_ray_arms
 
 __all__ = ["ray_cluster", "start_ray_arms"]

@@ -5,6 +5,7 @@ no longer be comparable. So whatever takes the place of one arm away ends all of
 the reservation is given back and a new one made.
 """
 
+import math
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -17,21 +18,26 @@ from ray.exceptions import (
     RayError,
 )
 
-from canary.arms.base import Arm, ArmDiedError, ArmsLostError, Completion
+from canary.arms.base import ArmDiedError, ArmsLostError, Completion
 from canary.arms.causes import Cause, Meaning
 from canary.arms.local import Build
 from canary.arms.ray.actor import ArmActor
-from canary.arms.ray.failures import NodeState, cause_of, first_line, node_state
-from canary.arms.ray.placement import Layout, Reservation, layout, node_resources
+from canary.arms.ray.failures import (
+    NodeState,
+    cause_of,
+    first_line,
+    is_draining,
+    node_state,
+)
+from canary.arms.ray.placement import Layout, Reservation
 from canary.arms.server import late
 from canary.errors import ArmError
 from canary.evidence.observation import Status
 from canary.policy.model import VariantSpec
 from canary.traffic.request import Request
 
-_ROOM_TIMEOUT_S = 120.0
 # In the place of a lost node, a cluster that grows by itself needs minutes to get one.
-_ROOM_AGAIN_TIMEOUT_S = 900.0
+ROOM_AGAIN_TIMEOUT_S = 900.0
 _START_TIMEOUT_S = 120.0
 _STARTS = 3
 # An arm finds out itself that an answer was late; only one that hangs is waited for
@@ -41,6 +47,8 @@ _REPLY_TIMEOUT_S = 5.0
 # A cluster takes 5 health checks, 3 s apart, and some more to see that a node is gone.
 _SETTLE_S = 45.0
 _LOOK_AGAIN_S = 0.2
+# Clouds give two minutes, or half of one, before they take a machine.
+_CHECK_EVERY_S = 5.0
 # One request and a few questions; more would be calls that nobody waits for.
 _MOST_CALLS = 16
 
@@ -53,6 +61,7 @@ class ReplicaSet:
         wanted: What the arms are given.
         build: Loads a variant in its actor.
         timeout_s: How long a request may take.
+        epochs: The epoch at which an arm begins, if it isn't 0.
     """
 
     def __init__(
@@ -62,6 +71,7 @@ class ReplicaSet:
         *,
         build: Build,
         timeout_s: float,
+        epochs: Mapping[str, int],
     ) -> None:
         remote: Any = ray.remote
         groups = {"compute": 1, "control": 1}
@@ -77,19 +87,18 @@ class ReplicaSet:
         self._build = build
         self._timeout_s = timeout_s
         self._lost = False
-        self.arms = {name: RayArm(name, self, timeout_s=timeout_s) for name in specs}
+        self.arms = {
+            name: RayArm(name, self, timeout_s=timeout_s, epoch=epochs.get(name, 0))
+            for name in specs
+        }
         self._open = list(specs)
         self._node_id = ""
         self._place: Reservation | None = None
-        try:
-            self._start(_ROOM_TIMEOUT_S)
-        except ArmError:
-            self._end()
-            raise
+        self._checked_s = -math.inf
 
     def new_actor(self, arm: str, epoch: int) -> Any:  # noqa: ANN401 - Ray's handles
         """Start the actor of an arm in its place."""
-        assert self._place is not None  # noqa: S101 - `_start` has made it
+        assert self._place is not None  # noqa: S101 - `start` has made it
         options = self._options | self._place.options_for(arm)
         made = self._actor_class.options(**options)
         return made.remote(self._specs[arm], self._build, self._timeout_s, epoch)
@@ -102,7 +111,7 @@ class ReplicaSet:
             ArmsLostError: Their place is lost.
         """
         if self._lost:
-            self._start(_ROOM_AGAIN_TIMEOUT_S)
+            self.start(ROOM_AGAIN_TIMEOUT_S)
             return
         self.arms[arm].begin()
         self.arms[arm].wait_until_loaded()
@@ -112,16 +121,29 @@ class ReplicaSet:
         """Leave an arm out from now on; the last one gives the place back."""
         self._open.remove(arm)
         if not self._open:
-            self._end()
+            self.end()
 
     def node(self) -> NodeState:
-        """Return how the node is that the arms are on; before they are, it lives."""
-        return node_state(self._node_id) if self._node_id else NodeState.LIVES
+        """Return how the node is that the arms are on, or are being loaded on."""
+        return node_state(self._node_id)
 
     def lose(self, arm: str, cause: Cause, why: str) -> ArmsLostError:
         """Take it that the place is lost; return what says so."""
         self._lost = True
         return ArmsLostError(f"{cause}: {why}", arm=arm, cause=cause)
+
+    def check(self, arm: str) -> None:
+        """See, every few seconds, whether the node of all arms is to be taken away.
+
+        Raises:
+            ArmsLostError: It is.
+        """
+        now_s = time.monotonic()
+        if now_s - self._checked_s < _CHECK_EVERY_S:
+            return
+        self._checked_s = now_s
+        if is_draining(self._node_id):
+            raise self.lose(arm, Cause.PREEMPTED, "their node is being drained")
 
     def others_survived(self, arm: str) -> bool:
         """Return whether all other arms answer."""
@@ -131,10 +153,16 @@ class ReplicaSet:
         """Return what all arms have in common."""
         return {"sharing": self._layout.sharing}
 
-    def _start(self, timeout_s: float) -> None:
-        """Begin with all open arms in a new place."""
-        self._end()
+    def start(self, timeout_s: float) -> None:
+        """Begin with all open arms in a new place.
+
+        Raises:
+            ArmError: One can't be loaded, or there is no room for them.
+            ArmsLostError: Their place is lost.
+        """
+        self.end()
         self._place = Reservation(self._layout, timeout_s=timeout_s)
+        self._node_id = self._place.node_id()  # which may be lost while they load
         self._lost = False
         # All of them first, so that they load side by side.
         for name in self._open:
@@ -143,7 +171,7 @@ class ReplicaSet:
             self.arms[name].wait_until_loaded()
             self._check_place(name)
 
-    def _end(self) -> None:
+    def end(self) -> None:
         """End every actor and give the place back, should there be one."""
         for name in self._open:
             self.arms[name].kill()
@@ -154,26 +182,27 @@ class ReplicaSet:
 
     def _check_place(self, arm: str) -> None:
         found = self.arms[arm].facts["node_id"]
-        if self._node_id and found != self._node_id:
+        if found != self._node_id:
             raise self.lose(arm, Cause.GROUP_LOST, f"{arm} came back on another node")
-        self._node_id = found
 
 
 class RayArm:
     """One variant in a Ray actor, one of a replica set's."""
 
-    def __init__(self, name: str, replicas: ReplicaSet, *, timeout_s: float) -> None:
+    def __init__(
+        self, name: str, replicas: ReplicaSet, *, timeout_s: float, epoch: int
+    ) -> None:
         self.name = name
         self.facts: dict[str, str] = {}
         self._replicas = replicas
         self._timeout_s = timeout_s
         self._actor: Any = None
-        self._epoch = -1
+        self._epoch = epoch - 1
         self._loading: Any = None
 
     @property
     def epoch(self) -> int:
-        """How often the actor has been started anew."""
+        """How often the actor has been started anew in this run."""
         return self._epoch
 
     def serve(self, request: Request) -> Completion:
@@ -195,6 +224,14 @@ class RayArm:
             why = f"{self.name} is at epoch {self._epoch}, not {completion.epoch}"
             raise self._replicas.lose(self.name, Cause.STALE_ANSWER, why)
         return completion
+
+    def check(self) -> None:
+        """See whether the node that all arms are on is to be taken away.
+
+        Raises:
+            ArmsLostError: It is.
+        """
+        self._replicas.check(self.name)
 
     def describe(self) -> dict[str, str]:
         """Return what the variant says of itself, in its own process.
@@ -350,20 +387,3 @@ class RayArm:
             self._actor.describe.remote(), timeout=_REPLY_TIMEOUT_S
         )
         return told | self._replicas.described()
-
-
-def start_ray_arms(
-    specs: Mapping[str, VariantSpec], *, build: Build, timeout_s: float
-) -> dict[str, Arm]:
-    """Start one actor for each variant; Ray must be there (`ray_cluster`).
-
-    All are on one node, each with a GPU of its own if a node has so many, else all
-    taking turns on one, or on none if there is none.
-
-    Raises:
-        ArmError: There is no room for them, or a variant can't be loaded in its actor,
-            or not within two minutes.
-    """
-    wanted = layout(list(specs), node_resources())
-    replicas = ReplicaSet(specs, wanted, build=build, timeout_s=timeout_s)
-    return dict(replicas.arms)
