@@ -5,6 +5,7 @@ called.
 """
 
 import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -127,6 +128,7 @@ def _plans(
         pilot=observations,
         simulation=simulation,
         notes=[*basis, *notes_on(record, prepared.trace.sha256)],
+        begin_unix_s=max(time.time(), prepared.policies[0].schedule.start_unix_s or 0),
     )
 
 

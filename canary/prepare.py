@@ -98,7 +98,7 @@ def expected_plan(prepared: Prepared) -> tuple[Plan, tuple[str, ...]]:
     """
     policies = prepared.policies
     only = policies[0].schedule.only
-    waits = (f"hours outside of {only} come on top of these times",) if only else ()
+    waits = (f"these times count the hours outside of {only}, too",) if only else ()
     if prepared.live is None:
         return prepared.plan, waits
     longest_s = max(policy.decision.max_duration_s for policy in policies)

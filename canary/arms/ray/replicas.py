@@ -48,7 +48,7 @@ _REPLY_TIMEOUT_S = 5.0
 _SETTLE_S = 45.0
 _LOOK_AGAIN_S = 0.2
 # Clouds give two minutes, or half of one, before they take a machine.
-_CHECK_EVERY_S = 5.0
+CHECK_EVERY_S = 5.0
 # One request and a few questions; more would be calls that nobody waits for.
 _MOST_CALLS = 16
 
@@ -139,7 +139,7 @@ class ReplicaSet:
             ArmsLostError: It is.
         """
         now_s = time.monotonic()
-        if now_s - self._checked_s < _CHECK_EVERY_S:
+        if now_s - self._checked_s < CHECK_EVERY_S:
             return
         self._checked_s = now_s
         if is_draining(self._node_id):
