@@ -190,11 +190,15 @@ class LiveFeed:
             self._offer(row)
 
     def _parsed(self, line: bytes) -> Recorded | None:
+        """Return a request, if it is one and of this shard."""
         try:
-            return recorded(line)
+            row = recorded(line)
         except RowError:
             self.bad_lines += 1
             return None
+        seed, shard = self._traffic.seed, self._traffic.shard
+        mine = shard is None or shard.takes(seed, row.row.session or row.id)
+        return row if mine else None
 
     def _offer(self, row: Recorded) -> None:
         if row.id in self._known:
@@ -203,12 +207,9 @@ class LiveFeed:
         self._known[row.id] = None
         if len(self._known) > _KNOWN_IDS:
             del self._known[next(iter(self._known))]
-        seed, shard = self._traffic.seed, self._traffic.shard
-        session = row.row.session or row.id
-        if shard is not None and not shard.takes(seed, session):
-            return
         share = self._share(row.row.prompt_tokens)
-        if stable_uniform("sample", seed, session) < share:
+        drawn = stable_uniform("sample", self._traffic.seed, row.row.session or row.id)
+        if drawn < share:
             self._add(self._request(row, row.row.weight / share))
 
     def _share(self, prompt_tokens: int) -> float:
