@@ -154,8 +154,8 @@ def merged_shards(
 ) -> tuple[Evidence, float] | None:
     """Return the evidence of all shards, and when it ends, from what each has folded.
 
-    None unless all have folded for this very policy, on one axis of time and with the
-    same extremes of weight: then only the observations tell.
+    None unless all have folded for this very policy, on one axis of time, with the same
+    extremes of weight and nothing that counts no more: then only the observations tell.
 
     Raises:
         ObservationError: What was folded isn't there any more, or was changed.
@@ -169,12 +169,14 @@ def merged_shards(
         return None
     if len({tuple(one["weights"]) for one in known}) > 1:
         return None
+    end_s = max(one["end_s"] for one in known)
+    if ended.cutoff_s is not None:
+        if end_s > ended.cutoff_s:  # what came later counts no more
+            return None
+        end_s = min(ended.cutoff_s, policy.decision.max_duration_s)
     whole = Evidence(policy, weights=tuple(known[0]["weights"]))
     for path, one in zip(paths, known, strict=True):
         read_evidence(policy, _content(RunFolder(path), policy, one), into=whole)
-    end_s = max(one["end_s"] for one in known)
-    if ended.cutoff_s is not None:
-        end_s = min(ended.cutoff_s, policy.decision.max_duration_s)
     return whole, end_s
 
 
