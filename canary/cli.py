@@ -26,7 +26,7 @@ from canary import (
     cli_runs,
     cli_submit,
 )
-from canary.cli_plan import PolicyFiles, load_for_run
+from canary.cli_plan import PolicyFiles, ShardOption, load_for_run
 from canary.cli_runs import AsJson, RunArgument, finish
 from canary.errors import CanaryError, ExitCode, UsageError
 
@@ -72,6 +72,7 @@ Local = Annotated[
 @app.command()
 def run(
     policies: PolicyFiles,
+    *,
     out: Annotated[
         str | None,
         typer.Option(
@@ -82,13 +83,16 @@ def run(
     address: Address = None,
     local: Local = False,
     seed: Annotated[int, typer.Option(help="Seeds the plan.", min=0)] = 0,
+    shard: ShardOption = None,
 ) -> None:
     """Send the same traffic through all variants and judge every policy."""
     from canary.evidence.journal import RunFolder
 
     loaded = load_for_run(policies)
     folder = RunFolder.at(out or new_folder(loaded))
-    decisions = _begin(folder, loaded, seed=seed, address=address, local=local)
+    decisions = _begin(
+        folder, loaded, seed=seed, shard=shard, address=address, local=local
+    )
     finish(folder, loaded, decisions)
 
 
@@ -116,6 +120,7 @@ def attempt(
     address: Address = None,
     local: Local = False,
     seed: Annotated[int, typer.Option(help="Seeds the plan.", min=0)] = 0,
+    shard: ShardOption = None,
 ) -> None:
     """Begin a run or go on with it, for job systems that try again what fails.
 
@@ -125,22 +130,21 @@ def attempt(
     from canary.evidence.journal import RunFolder
     from canary.kept import kept_policies
     from canary.orders import stop_file
-    from canary.record import read_run
+    from canary.record import read_run, refuse_other
+    from canary.traffic.shard import shard_of
     from canary.watches import INTERRUPTED
 
     folder = RunFolder.at(run_folder)
     loaded = load_for_run(policies)
     if folder.run_json.exists():
         _await_lease(folder)
-        if read_run(folder)["policies"] != {one.name: one.sha256 for one in loaded}:
-            raise UsageError(
-                f"{run_folder}: was begun with other policies than these; put them "
-                "back as they were, or name another folder"
-            )
+        refuse_other(folder, loaded, None if shard is None else shard_of(shard))
         loaded = kept_policies(folder)
         decisions = _go_on(folder, loaded, address=address, local=local)
     else:
-        decisions = _begin(folder, loaded, seed=seed, address=address, local=local)
+        decisions = _begin(
+            folder, loaded, seed=seed, shard=shard, address=address, local=local
+        )
     if read_run(folder)["ended"] == INTERRUPTED and not stop_file(folder).exists():
         finish(folder, loaded, decisions)
     for decision in decisions:
@@ -214,16 +218,19 @@ def _begin(
     policies: "tuple[Policy, ...]",
     *,
     seed: int,
+    shard: str | None,
     address: str | None,
     local: bool,
 ) -> "tuple[Decision, ...]":
     from canary import experiment
     from canary.hooks import refuse_unready
     from canary.prepare import prepare
+    from canary.traffic.shard import shard_of
 
+    part = None if shard is None else shard_of(shard)
     refuse_unready(policies)
     folder.refuse_if_used()
-    prepared = prepare(policies, seed=seed)
+    prepared = prepare(policies, seed=seed, shard=part)
     with _interruptible(folder):
         _await_start(policies[0])
         with ExitStack() as stack:

@@ -5,6 +5,7 @@ called.
 """
 
 import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,6 +25,15 @@ app = typer.Typer()
 
 PolicyFiles = Annotated[
     list[Path], typer.Argument(metavar="POLICY...", help="Policy files (YAML).")
+]
+
+ShardOption = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="K/N",
+        help="Send one of N equal parts, as in 3/100; `canary judge` takes all N.",
+    ),
 ]
 
 Pilot = Annotated[
@@ -120,6 +130,7 @@ def _plans(
         pilot=observations,
         simulation=simulation,
         notes=[*basis, *notes_on(record, prepared.trace.sha256)],
+        begin_unix_s=max(time.time(), prepared.policies[0].schedule.start_unix_s or 0),
     )
 
 

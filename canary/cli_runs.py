@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from canary.decision import Decision
     from canary.evidence.journal import RunFolder
+    from canary.evidence.remote import Location
     from canary.policy.model import Policy
     from canary.status import RunStatus
 
@@ -30,6 +31,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for machines."
 
 _REREAD_EVERY_S = 1.0
 _WRITING_S = 60.0
+_NAMED_RUNS = 5
 
 
 @app.command()
@@ -177,20 +179,26 @@ def override(
     why: Annotated[str, typer.Option(help="The reason.")],
 ) -> None:
     """Record that a person decides otherwise; the verdict stays what it is."""
-    from canary import experiment
+    from canary.conclusion import conclude
     from canary.evidence.journal import RunFolder
     from canary.evidence.lease import Lease
     from canary.kept import kept_policies
     from canary.overrides import record_override
+    from canary.record import read_run
+    from canary.traffic.shard import shard_in
 
     folder = RunFolder.at(run_folder)
+    if shard_in(read_run(folder)) is not None:
+        raise UsageError(
+            f"{run_folder}: is a shard, which decides nothing that could be overridden"
+        )
     record_override(
         folder, policy=policy, action=action, by=by, why=why, wall_clock=time.time
     )
     if Lease(folder, wall_clock=time.time).is_taken():
         typer.echo("Recorded; the report shows it once the run is over.")
         return
-    experiment.conclude(folder, kept_policies(folder))
+    conclude(folder, kept_policies(folder))
     typer.echo(f"Recorded, beside the verdict. Report: {folder.report_html}")
 
 
@@ -242,7 +250,9 @@ def _decide(names: "Sequence[str]", policies: "Sequence[Policy]") -> "list[Decis
     from canary.evidence.reading import Shards
     from canary.evidence.remote import located
     from canary.judge import judge as decide
-    from canary.record import ended_of, ended_together, read_run, refuse_pruned
+    from canary.judge import judge_evidence
+    from canary.record import read_run, refuse_pruned
+    from canary.shards import begins_s, end_of_all, merged_shards, refuse_mixed
 
     paths = [located(name) for name in names]
     for path in paths:
@@ -251,24 +261,42 @@ def _decide(names: "Sequence[str]", policies: "Sequence[Policy]") -> "list[Decis
     records = [read_run(RunFolder(path)) if path.is_dir() else {} for path in paths]
     for record, path in zip(records, paths, strict=True):
         refuse_pruned(RunFolder(path), record)
-    observations = Shards(paths)
-    runs = [
+    refuse_mixed(paths, records)
+    observations = Shards(paths, begins_s(records))
+    run = _name_of(paths, records)
+    doubts = [told for record in records for told in record.get("doubts", ())]
+    decisions = []
+    for one in policies:
+        ended, questions = end_of_all(records, one), _questions(one, records)
+        folded = ended and merged_shards(one, paths, records, ended)
+        if folded:
+            evidence, end_s = folded
+            evidence.questions |= questions
+            evidence.doubts = tuple(doubts)
+            found = judge_evidence(one, evidence, end_s=end_s, run=run, ended=ended)
+        else:
+            found = decide(
+                one,
+                observations,
+                run=run,
+                ended=ended,
+                questions=questions,
+                doubts=doubts,
+            )
+        decisions.append(found)
+    return decisions
+
+
+def _name_of(
+    paths: "Sequence[Location]", records: "Sequence[Mapping[str, Any]]"
+) -> str:
+    names = [
         record.get("run", path.name)
         for record, path in zip(records, paths, strict=True)
     ]
-    return [
-        decide(
-            one,
-            observations,
-            run=" + ".join(runs),
-            ended=ended_together(
-                [ended_of(record, one.name, one.sha256) for record in records]
-            ),
-            questions=_questions(one, records),
-            doubts=[told for record in records for told in record.get("doubts", ())],
-        )
-        for one in policies
-    ]
+    if len(names) > _NAMED_RUNS:
+        return f"{names[0]} and {len(names) - 1} other shards"
+    return " + ".join(names)
 
 
 def _questions(
@@ -305,13 +333,13 @@ def _print_comparison(
 @app.command()
 def report(run_folder: RunArgument) -> None:
     """Judge a run again and write its reports anew."""
-    from canary import experiment
+    from canary.conclusion import conclude
     from canary.evidence.journal import RunFolder
     from canary.kept import kept_policies
 
     folder = RunFolder.at(run_folder)
     policies = kept_policies(folder)
-    finish(folder, policies, experiment.conclude(folder, policies))
+    finish(folder, policies, conclude(folder, policies))
 
 
 def finish(
@@ -319,9 +347,23 @@ def finish(
     policies: "Sequence[Policy]",
     decisions: "Sequence[Decision]",
 ) -> None:
-    """Print a run's decisions and exit with what they say."""
+    """Print a run's decisions and exit with what they say; a shard has none."""
     from canary.decision import worst_exit_code
+    from canary.record import read_run
+    from canary.traffic.shard import shard_in
+    from canary.watches import INTERRUPTED
 
+    record = read_run(folder)
+    shard = shard_in(record)
+    if shard is not None:
+        over = record["ended"] != INTERRUPTED
+        then = (
+            f"judge all {shard.of} with `canary judge SHARD... --policy POLICY`"
+            if over
+            else f"go on with `canary resume {folder.root}`"
+        )
+        typer.echo(f"Shard {shard}: {record['ended']}; {then}")
+        raise typer.Exit(ExitCode.PROMOTE if over else ExitCode.UNDECIDED)
     _print_decisions(policies, decisions)
     typer.echo(f"Report: {folder.report_html}")
     raise typer.Exit(worst_exit_code([decision.verdict for decision in decisions]))

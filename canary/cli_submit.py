@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from canary.cli_plan import PolicyFiles, load_for_run
+from canary.cli_plan import PolicyFiles, ShardOption, load_for_run
 from canary.cli_runs import RunArgument
 from canary.errors import UsageError
 
@@ -39,6 +39,7 @@ def submit(
         typer.Option(help="The run's folder or URL; one that exists is gone on with."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seeds the plan.", min=0)] = 0,
+    shard: ShardOption = None,
     manifest: Annotated[
         str | None, typer.Option(help="Print one instead: kuberay.")
     ] = None,
@@ -49,13 +50,16 @@ def submit(
     paths. Submit again with the same --out to go on with a run that broke.
     """
     from canary.submit import submission
+    from canary.traffic.shard import shard_of
 
+    if shard is not None:
+        shard_of(shard)
     loaded = load_for_run(policies)
     if out is None:
         from canary.cli import new_folder
 
         out = str(new_folder(loaded))
-    wanted = submission(out, policies, seed=seed)
+    wanted = submission(out, policies, seed=seed, shard=shard)
     if manifest is not None:
         _print_manifest(manifest, wanted, address)
         return

@@ -7,7 +7,8 @@ nothing by itself: the command line says where arms run and shows what happens.
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -17,39 +18,26 @@ from canary.arms.base import ReplicaSet
 from canary.arms.endpoint.arm import EndpointArm, knock
 from canary.arms.server import process_peak_bytes
 from canary.clock import Clock
+from canary.conclusion import conclude
 from canary.decision import Decision
 from canary.errors import UsageError
-from canary.evidence.journal import (
-    Journal,
-    RunFolder,
-    iter_segments,
-    write_atomically,
-)
+from canary.evidence.journal import Journal, RunFolder, iter_segments
 from canary.evidence.lease import Lease
 from canary.evidence.observation import SCHEMA
-from canary.evidence.reading import read_observations
-from canary.judge import Ended, judge
+from canary.judge import Ended
 from canary.kept import keep_policies, kept_policies
-from canary.losses import losses_so_far
+from canary.losses import Losses, losses_so_far
 from canary.orders import Orders, stop_file
-from canary.overrides import last_overrides
 from canary.policy.model import Policy, VariantSpec
 from canary.prepare import Prepared, prepare
-from canary.record import (
-    ended_of,
-    new_record,
-    read_run,
-    refuse_pruned,
-    repeat_of,
-    write_run,
-)
-from canary.report import ReportData, render_html, render_markdown
+from canary.record import new_record, read_run, refuse_pruned, write_run
 from canary.runner import Runner
 from canary.side_by_side import SideBySide
 from canary.status import known_wall_s
 from canary.traffic.live import LiveFeed, LiveTraffic
 from canary.traffic.plan import with_speed
 from canary.traffic.request import Plan
+from canary.traffic.shard import shard_in
 from canary.warmup import at_speed, warm_up_all
 from canary.watches import INTERRUPTED, Doubts, Listener, arms_of
 
@@ -62,10 +50,21 @@ class StartArms(Protocol):
     """Loads variants where they are to run: in this process, or in Ray actors."""
 
     def __call__(
-        self, specs: Mapping[str, VariantSpec], *, timeout_s: float
+        self,
+        specs: Mapping[str, VariantSpec],
+        *,
+        timeout_s: float,
+        epochs: Mapping[str, int],
+        losses: Losses,
     ) -> list[ReplicaSet]:
-        """Return the running arms, a replica set or several; a request may take each
-        arm so long."""
+        """Return the running arms, a replica set or several.
+
+        Args:
+            specs: The variants, by arm name.
+            timeout_s: How long a request may take each.
+            epochs: The epoch at which an arm begins, if it isn't 0.
+            losses: Bears what is lost meanwhile.
+        """
         ...
 
 
@@ -96,8 +95,9 @@ def execute(
         ArmError: An arm can't be started or has died; what was recorded stays.
     """
     folder.refuse_if_used()
-    with _started(prepared, place) as sets:
-        warm = warm_up_all(sets, prepared.plan, _WARM_UP_REQUESTS)
+    losses = Losses()
+    with _started(prepared, place, losses) as sets:
+        warm = warm_up_all(sets, prepared.plan, _WARM_UP_REQUESTS, losses)
         plan = at_speed(prepared, warm[0], sets=len(sets))
         folder.create()  # not earlier: what fails until here leaves nothing behind
         keep_policies(folder, prepared.policies)
@@ -129,6 +129,7 @@ def execute(
                 sets,
                 journal,
                 prepared.doubts,
+                losses,
                 live=live,
             )
             runner = _runner(given, place, run=record["run"], listener=listener)
@@ -155,7 +156,7 @@ def resume(
     policies = kept_policies(folder)
     if record.get("ended") not in (None, INTERRUPTED):
         return conclude(folder, policies)
-    prepared = prepare(policies, seed=record["seed"])
+    prepared = prepare(policies, seed=record["seed"], shard=shard_in(record))
     plan = prepared.plan
     if plan.speed != record["speed"]:  # it was set by the baseline's load
         plan = with_speed(plan, record["speed"])
@@ -165,8 +166,12 @@ def resume(
             "put them back as they were, or start a new run"
         )
     waited = _writing(folder, place, elapsed_s=known_wall_s(folder, record))
-    with waited as journal, _started(prepared, place) as sets:
-        warm = warm_up_all(sets, plan, _WARM_UP_REQUESTS)
+    losses = Losses()
+    with (
+        waited as journal,
+        _started(prepared, place, losses, next_epochs(folder)) as sets,
+    ):
+        warm = warm_up_all(sets, plan, _WARM_UP_REQUESTS, losses)
         journal.append([row for rows in warm for row in rows])
         live = None
         if prepared.live is not None:
@@ -180,6 +185,7 @@ def resume(
             sets,
             journal,
             prepared.doubts,
+            losses,
             live=live,
             earlier=_counting(folder),
         )
@@ -198,6 +204,7 @@ class _Given:
     sets: Sequence[ReplicaSet]
     journal: Journal
     doubts: Doubts
+    losses: Losses
     live: LiveFeed | None = None
     earlier: Iterable[pa.Table] = ()
 
@@ -236,6 +243,7 @@ def _runner(
         earlier=given.earlier,
         live=given.live,
         gpus=_gpus(given.sets),
+        losses=given.losses,
         run=run,
         doubts=given.doubts,
         orders=orders,
@@ -265,9 +273,19 @@ def _live_feed(
 
 
 @contextmanager
-def _started(prepared: Prepared, place: Place) -> Iterator[list[ReplicaSet]]:
+def _started(
+    prepared: Prepared,
+    place: Place,
+    losses: Losses,
+    epochs: Mapping[str, int] = MappingProxyType({}),
+) -> Iterator[list[ReplicaSet]]:
     policies = prepared.policies
-    sets = place.start_arms(arms_of(policies), timeout_s=policies[0].traffic.timeout_s)
+    sets = place.start_arms(
+        arms_of(policies),
+        timeout_s=policies[0].traffic.timeout_s,
+        epochs=epochs,
+        losses=losses,
+    )
     arms = sets[0].arms
     try:
         knock(arms, prepared.plan.requests[:_KNOCK_WITH])
@@ -288,6 +306,17 @@ def _counting(folder: RunFolder) -> Iterator[pa.Table]:
     """Yield what was recorded but for warm-ups, part by part: a week is large."""
     for part in iter_segments(folder):
         yield part.filter(pc.invert(part["warm"]))
+
+
+def next_epochs(folder: RunFolder) -> dict[str, int]:
+    """Return for each arm the epoch after the last that the run has recorded: arm and
+    epoch tell every process that ever answered in it from all others."""
+    last: dict[str, int] = {}
+    for part in iter_segments(folder):
+        found = part.group_by("arm").aggregate([("epoch", "max")]).to_pylist()
+        for row in found:
+            last[row["arm"]] = max(row["epoch_max"], last.get(row["arm"], -1))
+    return {arm: epoch + 1 for arm, epoch in last.items()}
 
 
 @contextmanager
@@ -324,40 +353,6 @@ def _finish(
     for name, peak in played.peak_bytes.items():
         record["arms"][name]["peak_memory_bytes"] = peak
     write_run(folder, record)
-
-
-def conclude(folder: RunFolder, policies: Sequence[Policy]) -> tuple[Decision, ...]:
-    """Judge what the folder holds; write decision documents and reports anew."""
-    record = read_run(folder)
-    refuse_pruned(folder, record)
-    observations = read_observations(folder.root)
-    overrides = last_overrides(folder)
-    decisions = tuple(
-        replace(
-            judge(
-                policy,
-                observations,
-                run=record["run"],
-                ended=ended_of(record, policy.name, policy.sha256),
-                questions=record.get("questions"),
-                doubts=record.get("doubts", ()),
-                repeat=repeat_of(record),
-            ),
-            override=overrides.get(policy.name),
-        )
-        for policy in policies
-    )
-    for decision in decisions:
-        write_atomically(folder.decision(decision.policy), decision.to_json().encode())
-    data = ReportData(
-        run=record,
-        policies=tuple(policies),
-        decisions=decisions,
-        observations=observations,
-    )
-    write_atomically(folder.report_html, render_html(data).encode())
-    write_atomically(folder.report_markdown, render_markdown(data).encode())
-    return decisions
 
 
 def _end(end: Ended) -> dict[str, Any]:

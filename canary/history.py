@@ -128,7 +128,7 @@ def read_decision(folder: RunFolder, policy: str) -> tuple[Verdict, int] | None:
 
 
 def verdicts_of(folder: RunFolder, status: RunStatus) -> list[Verdict] | None:
-    """Return how each policy of a run that is over came out.
+    """Return how each policy of a run that is over came out; a shard decides nothing.
 
     None if what is there was written before the run was over: then the documents are
     being written, or whoever was to write them died.
@@ -136,7 +136,7 @@ def verdicts_of(folder: RunFolder, status: RunStatus) -> list[Verdict] | None:
     Raises:
         UsageError: A document is damaged.
     """
-    if status.state is RunState.INTERRUPTED:
+    if status.state is RunState.INTERRUPTED or "shard" in read_run(folder):
         return [policy.verdict for policy in status.policies]
     verdicts = []
     slack_s = _REMOTE_SLACK_S if folder.remote else _CLOCK_SLACK_S

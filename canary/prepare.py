@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from canary.errors import PolicyError, TrafficError
+from canary.errors import PolicyError, TrafficError, UsageError
 from canary.ingress.keeper import AUDIT_FILE, find_audit
 from canary.policy.load import fault_at
 from canary.policy.model import Policy
@@ -14,6 +14,7 @@ from canary.traffic.live import LiveTraffic
 from canary.traffic.plan import make_plan
 from canary.traffic.request import Plan
 from canary.traffic.selection import Selection
+from canary.traffic.shard import Shard
 from canary.traffic.validation import ValidationSet, read_validation
 from canary.variants.vocabulary import UnknownWordError, encode
 
@@ -44,10 +45,14 @@ class Prepared:
         return audit.because if audit.biased else ()
 
 
-def prepare(policies: tuple[Policy, ...], *, seed: int) -> Prepared:
-    """Read the traffic that the policies name and plan every request.
+def prepare(
+    policies: tuple[Policy, ...], *, seed: int, shard: Shard | None = None
+) -> Prepared:
+    """Read the traffic that the policies name and plan every request, or those that a
+    shard sends.
 
     Raises:
+        UsageError: Each shard would find a speed of its own.
         TrafficError: The trace or a validation set can't be used, or asks what the
             models can't read.
         PolicyError: An accuracy gate asks for what the validation sets don't have.
@@ -63,12 +68,18 @@ def prepare(policies: tuple[Policy, ...], *, seed: int) -> Prepared:
         _check_words(validation)
         _check_text(trace)
     speed = traffic.speed
+    if shard is not None and isinstance(speed, LoadTarget):
+        raise UsageError(
+            f"--shard {shard}: the speed of {policies[0].path} is a load, which each "
+            "shard would measure for itself; write a number, as in speed: 4x"
+        )
     plan = make_plan(
         trace,
         [item for one in validation for item in one.items],
         _selection(policies),
         speed=1.0 if isinstance(speed, LoadTarget) else speed,
         seed=seed,
+        shard=shard,
     )
     return Prepared(
         policies=policies,
@@ -87,7 +98,7 @@ def expected_plan(prepared: Prepared) -> tuple[Plan, tuple[str, ...]]:
     """
     policies = prepared.policies
     only = policies[0].schedule.only
-    waits = (f"hours outside of {only} come on top of these times",) if only else ()
+    waits = (f"these times count the hours outside of {only}, too",) if only else ()
     if prepared.live is None:
         return prepared.plan, waits
     longest_s = max(policy.decision.max_duration_s for policy in policies)
@@ -143,6 +154,7 @@ def _live(policies: Sequence[Policy], plan: Plan) -> LiveTraffic:
         shares=first.sample_shares,
         max_output_tokens=most,
         seed=plan.seed,
+        shard=plan.shard,
     )
 
 

@@ -17,6 +17,7 @@ from canary.policy.load import folders_of
 from canary.policy.model import Policy
 from canary.traffic.formats import Trace
 from canary.traffic.request import Plan
+from canary.traffic.shard import Shard, shard_in
 from canary.traffic.validation import ValidationSet, groups_by_task
 from canary.watches import INTERRUPTED
 
@@ -47,6 +48,7 @@ def new_record(
         run: The run's name.
     """
     quality = len(plan.questions)
+    shard = {} if plan.shard is None else {"shard": plan.shard.to_dict()}
     return {
         "schema": SCHEMA,
         "run": run,
@@ -75,6 +77,7 @@ def new_record(
         ],
         "policies": {policy.name: policy.sha256 for policy in policies},
         "folders": list(dict.fromkeys(f for p in policies for f in folders_of(p))),
+        **shard,
     }
 
 
@@ -121,6 +124,24 @@ def read_run(folder: RunFolder) -> dict[str, Any]:
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         raise UsageError(f"{folder.run_json}: its schema is not {SCHEMA}")
     return record
+
+
+def refuse_other(
+    folder: RunFolder, policies: Sequence[Policy], shard: Shard | None
+) -> None:
+    """Raise UsageError if the run in a folder was begun as another one."""
+    record = read_run(folder)
+    if record["policies"] != {one.name: one.sha256 for one in policies}:
+        raise UsageError(
+            f"{folder.root}: was begun with other policies than these; put them "
+            "back as they were, or name another folder"
+        )
+    begun = shard_in(record)
+    if shard != begun:
+        raise UsageError(
+            f"{folder.root}: was begun {f'as shard {begun}' if begun else 'whole'}, "
+            "which can't change; name another folder"
+        )
 
 
 def refuse_pruned(folder: RunFolder, record: Mapping[str, Any]) -> None:

@@ -8,7 +8,6 @@ previous one ends.
 """
 
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -21,10 +20,11 @@ from canary.arms.causes import Cause, Meaning
 from canary.evidence.observation import Observation
 from canary.evidence.pairs import CONTROL_ARM
 from canary.losses import Losses
+from canary.playing import control_takes, group_items_of
 from canary.queues import Queues
 from canary.traffic.feed import Due
 from canary.traffic.request import Plan, Request
-from canary.traffic.seeds import permuted, stable_uniform
+from canary.traffic.seeds import permuted
 from canary.warmup import warm_up
 
 _DEATHS_ARE_EVIDENCE = 2
@@ -42,16 +42,6 @@ class Answered:
     rows: list[Observation] = field(default_factory=list)
     warm: list[Observation] = field(default_factory=list)
     revived: list[tuple[str, Cause]] = field(default_factory=list)
-
-
-def control_takes(request: Request, share: float, seed: int) -> bool:
-    """Return whether the A/A control answers a request, too."""
-    return stable_uniform("control", seed, request.request_id) < share
-
-
-def group_items_of(plan: Plan) -> Counter[tuple[str | None, str | None]]:
-    """Return how many questions each group of a task has."""
-    return Counter((r.task, r.group) for r in plan.questions if r.group)
 
 
 class Replica:
@@ -128,6 +118,36 @@ class Replica:
         ]
         return self._answered(rows)
 
+    def leave_in_time(self) -> bool:
+        """Begin anew elsewhere if what the arms run on is about to be taken away.
+
+        Returns whether it was; what that leaves comes with what is answered next.
+
+        Raises:
+            ArmError: They can't be brought back.
+        """
+        try:
+            for arm in self._arms.values():
+                arm.check()
+        except ArmsLostError as leaving:
+            self._rebuild(leaving)
+            self.losses.answered()  # it was no failure
+            return True
+        return False
+
+    def answer_in_time(self, due: Due) -> Answered:
+        """Answer, elsewhere if need be.
+
+        Raises:
+            ArmError: The arms can't be brought back.
+        """
+        self.leave_in_time()
+        return self.answer(due)
+
+    def left(self) -> Answered:
+        """Return what restarts have left since the last answer."""
+        return self._answered([])
+
     def arrange(self, number: int) -> Answered:
         """Move the arms to other devices and warm them up there.
 
@@ -141,7 +161,7 @@ class Replica:
             self._rebuild(lost)
         else:
             self._warm += warm_up(self._arms, self._plan, _REVIVAL_REQUESTS)
-        return self._answered([])
+        return self.left()
 
     def _answered(self, rows: list[Observation]) -> Answered:
         warm, revived = self._warm, self._revived

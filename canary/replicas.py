@@ -41,6 +41,7 @@ class Replicas:
         sets: The replica sets, all of the same arms.
         plan: What is sent, to warm up with.
         control_share: The share of requests that the A/A control answers.
+        losses: What was lost before.
         keep: Makes sure of what was answered, before a set's arms are started anew;
             only where there is one set, for several never stand still together.
     """
@@ -52,7 +53,9 @@ class Replicas:
         *,
         control_share: float,
         keep: Callable[[], None],
+        losses: Losses | None = None,
     ) -> None:
+        self._lost_before = Losses() if losses is None else losses
         several = len(sets) > 1
         self._replicas = [
             Replica(
@@ -110,7 +113,7 @@ class Replicas:
         sent = Sent(due, lag_s)
         if self._threads:
             whose = self._whose(due.request.session_id or due.request.request_id)
-            answer = self._replicas[whose].answer
+            answer = self._replicas[whose].answer_in_time
             self._sent.append((sent, self._threads[whose].submit(answer, due)))
             return
         done: Future[Answered] = Future()
@@ -136,6 +139,18 @@ class Replicas:
         except TimeoutError:
             return False
         return True
+
+    def leave_in_time(self) -> Answered | None:
+        """Begin anew elsewhere if what the arms run on is about to be taken away.
+
+        Returns what that leaves, or None. Several sets see to it themselves.
+
+        Raises:
+            ArmError: They can't be brought back.
+        """
+        if self._threads or not self._replicas[0].leave_in_time():
+            return None
+        return self._replicas[0].left()
 
     def arrange(self, number: int) -> list[Answered]:
         """Move all arms, unless they are so arranged; nothing may be in flight.
@@ -177,7 +192,8 @@ class Replicas:
 
     def losses(self) -> Losses:
         """Return what all sets have lost."""
-        return Losses.of_all(replica.losses for replica in self._replicas)
+        each = [replica.losses for replica in self._replicas]
+        return Losses.of_all([self._lost_before, *each])
 
     def close(self) -> None:
         """Let go of the threads; what is in flight is dropped."""

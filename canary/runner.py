@@ -5,9 +5,7 @@ are asked, what is kept of it, and when it ends.
 """
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 
 import pyarrow as pa
 
@@ -16,9 +14,9 @@ from canary.arms.base import ReplicaSet
 from canary.clock import Clock
 from canary.evidence.journal import Journal
 from canary.evidence.observation import Observation
-from canary.judge import Ended
 from canary.losses import Losses
 from canary.orders import Orders
+from canary.playing import HEARTBEAT_S, Played, play_out, questions_of, try_again
 from canary.policy.model import Policy
 from canary.replica import Answered
 from canary.replicas import Replicas, Sent
@@ -28,70 +26,7 @@ from canary.traffic.live import MOST_BEHIND_S, LiveFeed
 from canary.traffic.request import Plan
 from canary.watches import END_OF_TRAFFIC, INTERRUPTED, Doubts, Listener, Watches
 
-_HEARTBEAT_S = 1.0
 _BRIEF_S = 0.05
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Played:
-    """How a run ended, after how much of the plan's time; `ends` holds the policies
-    whose evidence ended before the run did.
-
-    `peak_bytes` is the peak memory of each arm that has a process of its own.
-    `losses` are those of the arms; servers elsewhere aren't ours to lose.
-    """
-
-    reason: str
-    ends: dict[str, Ended]
-    elapsed_s: float
-    peak_bytes: dict[str, int]
-    losses: Losses = field(default_factory=Losses)
-
-
-def questions_of(plan: Plan) -> dict[str, int]:
-    """Return how many groups each task's questions are."""
-    groups = {(r.task or "", r.group or r.request_id) for r in plan.questions}
-    return dict(Counter(task for task, _ in groups))
-
-
-def try_again(
-    journal: Journal, listener: Listener, wait: Callable[[float], object]
-) -> None:
-    """Say that nothing can be written, wait for a second, and try again."""
-    listener.paused(journal.trouble or "")
-    wait(_HEARTBEAT_S)
-    journal.commit_if_due()
-
-
-def play_out(
-    play: Callable[[], str],
-    journal: Journal,
-    listener: Listener,
-    wait: Callable[[float], object],
-) -> str:
-    """Play, keep all that came of it, and end in order; return why nothing more comes.
-
-    A Ctrl-C drops what is in flight, of all arms alike; whatever else is raised leaves
-    what was answered committed.
-
-    Raises:
-        StorageError: Nothing could be written for the journal's patience.
-    """
-    reason = INTERRUPTED
-    try:
-        played = play()
-        journal.commit()
-        while journal.trouble is not None:
-            try_again(journal, listener, wait)
-        reason = played
-    except KeyboardInterrupt:
-        pass
-    finally:
-        try:
-            journal.close()
-        finally:
-            listener.ended(reason)
-    return reason
 
 
 class Runner:
@@ -108,6 +43,7 @@ class Runner:
             goes on after a pause; no warm-up.
         live: Live traffic, if that is what is sent.
         gpus: How many GPUs the arms hold, which budgets are counted in.
+        losses: What was lost before, while the arms started.
         run: The run's name, for the decisions that the listener may ask for.
         doubts: Says why the traffic is no fair sample.
         orders: When it may send, and whether it is to stop.
@@ -126,6 +62,7 @@ class Runner:
         earlier: Iterable[pa.Table] = (),
         live: LiveFeed | None = None,
         gpus: int = 0,
+        losses: Losses | None = None,
         run: str = "",
         doubts: Doubts = tuple,
         orders: Orders | None = None,
@@ -140,6 +77,7 @@ class Runner:
             run=run,
             doubts=doubts,
             listener=listener,
+            looks=plan.shard is None,
         )
         self._plan = plan
         self._journal = journal
@@ -155,6 +93,7 @@ class Runner:
             plan,
             control_share=max(policy.aa_control for policy in policies),
             keep=journal.commit,
+            losses=losses,
         )
         self._swaps = _swaps(policies, sets[0].arrangements, plan.seed)
         for part in earlier:
@@ -240,7 +179,7 @@ class Runner:
         or, if it is live, is skipped."""
         closed_s, at_s = self._clock(), self._now_s()
         while self._goes_on(at_s) and (why := self._orders.closed()) is not None:
-            self._rest(_HEARTBEAT_S, why)
+            self._rest(HEARTBEAT_S, why)
             self._skip()
         self._skip()
         if self._live is None and self._zero_s is not None:
@@ -276,7 +215,7 @@ class Runner:
             self._await()
 
     def _await(self) -> None:
-        if not self._replicas.wait(_HEARTBEAT_S):
+        if not self._replicas.wait(HEARTBEAT_S):
             self._listener.waiting(None)
             self._journal.commit_if_due()
         self._take()
@@ -317,11 +256,23 @@ class Runner:
         """Wait until a request is due; return False if it may not be sent any more, or
         not yet."""
         while self._goes_on(arrival_s) and self._orders.closed() is None:
+            self._leave_in_time()
             left_s = (self._zero_s or 0.0) + arrival_s - self._clock()
             if left_s <= 0:
                 return True
             self._rest(left_s)
         return False
+
+    def _leave_in_time(self) -> None:
+        """Begin anew elsewhere, and let recorded traffic wait for that, if what the
+        arms run on is about to be taken away."""
+        began_s = self._clock()
+        moved = self._replicas.leave_in_time()
+        if moved is None:
+            return
+        self._record(moved)
+        if self._live is None and self._zero_s is not None:
+            self._zero_s += self._clock() - began_s
 
     def _pause(self, arrival_s: float) -> float:
         """Wait until what comes back can be kept, or nobody waits for it.
@@ -338,7 +289,7 @@ class Runner:
         """Wait for traffic that nobody knows of; return False once nobody waits."""
         if not self._goes_on(now_s):
             return False
-        self._rest(_HEARTBEAT_S)
+        self._rest(HEARTBEAT_S)
         return True
 
     def _goes_on(self, arrival_s: float) -> bool:
@@ -356,7 +307,7 @@ class Runner:
             self._replicas.wait(min(left_s, _BRIEF_S))
             self._take()
             return
-        self._sleep(min(left_s, _HEARTBEAT_S))
+        self._sleep(min(left_s, HEARTBEAT_S))
 
     def _release(self) -> None:
         """Close the arms that no undecided policy needs."""

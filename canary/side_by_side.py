@@ -18,14 +18,15 @@ from canary.evidence.journal import Journal
 from canary.evidence.observation import Observation
 from canary.evidence.pairs import CONTROL_ARM
 from canary.orders import Orders
-from canary.policy.model import Policy
-from canary.replica import control_takes, group_items_of
-from canary.runner import (
+from canary.playing import (
     Played,
+    control_takes,
+    group_items_of,
     play_out,
     questions_of,
     try_again,
 )
+from canary.policy.model import Policy
 from canary.traffic.feed import Due, Feed, PlanFeed
 from canary.traffic.live import MOST_BEHIND_S, LiveFeed
 from canary.traffic.request import Plan
@@ -89,6 +90,7 @@ class SideBySide:
             run=run,
             doubts=doubts,
             listener=listener,
+            looks=plan.shard is None,
         )
         self._plan = plan
         self._arms = tuple(arms)

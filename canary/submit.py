@@ -29,6 +29,7 @@ class Submission:
     here: Path
     policies: tuple[Path, ...]
     seed: int
+    shard: str | None = None
 
     @property
     def command(self) -> str:
@@ -37,6 +38,7 @@ class Submission:
             *("python", "-m", "canary.cli", "attempt", str(self.folder)),
             *map(str, self.policies),
             *("--seed", str(self.seed)),
+            *(() if self.shard is None else ("--shard", self.shard)),
         ]
         return shlex.join(words)
 
@@ -46,7 +48,9 @@ class Submission:
         return f"cd {shlex.quote(str(self.here))} && exec {self.command}"
 
 
-def submission(out: str | Path, policies: Sequence[Path], *, seed: int) -> Submission:
+def submission(
+    out: str | Path, policies: Sequence[Path], *, seed: int, shard: str | None = None
+) -> Submission:
     """Return how to attempt a run from the current folder.
 
     Raises:
@@ -65,6 +69,7 @@ def submission(out: str | Path, policies: Sequence[Path], *, seed: int) -> Submi
         here=Path.cwd(),
         policies=tuple(policies),
         seed=seed,
+        shard=shard,
     )
 
 

@@ -11,9 +11,10 @@ import numpy as np
 from scipy.optimize import nnls
 
 from canary.answers import observation, prompt_size
-from canary.arms.base import Arm, ArmDiedError, Completion, ReplicaSet
+from canary.arms.base import Arm, ArmDiedError, ArmsLostError, Completion, ReplicaSet
 from canary.errors import ArmError
 from canary.evidence.observation import Observation, Status
+from canary.losses import Losses
 from canary.policy.model import variant_name
 from canary.policy.traffic import LoadTarget
 from canary.prepare import Prepared
@@ -32,6 +33,7 @@ def warm_up(arms: Mapping[str, Arm], plan: Plan, count: int) -> list[Observation
 
     Raises:
         ArmError: An arm that died can't be started again.
+        ArmsLostError: What the arms run on is gone.
     """
     sample = _sample(plan, count)
     return [
@@ -42,17 +44,51 @@ def warm_up(arms: Mapping[str, Arm], plan: Plan, count: int) -> list[Observation
 
 
 def warm_up_all(
-    sets: Sequence[ReplicaSet], plan: Plan, count: int
+    sets: Sequence[ReplicaSet], plan: Plan, count: int, losses: Losses
 ) -> list[list[Observation]]:
-    """Warm all replica sets up, several side by side; return the rows of each.
+    """Warm up all replica sets that have just started, several side by side; return
+    the rows of each.
+
+    Whenever what a set runs on is lost it begins once more: `losses` bears that as it
+    does later in the run.
 
     Raises:
-        ArmError: As `warm_up`.
+        ArmError: As `warm_up`, or too much was lost in a row.
     """
+
+    def warm(one: ReplicaSet) -> list[Observation]:
+        return _first_warm_up(one.arms, plan, count, losses)
+
     if len(sets) == 1:  # in this thread, where its arms may have been loaded
-        return [warm_up(sets[0].arms, plan, count)]
+        return [warm(sets[0])]
     with ThreadPoolExecutor(len(sets)) as pool:
-        return list(pool.map(lambda one: warm_up(one.arms, plan, count), sets))
+        return list(pool.map(warm, sets))
+
+
+def _first_warm_up(
+    arms: Mapping[str, Arm], plan: Plan, count: int, losses: Losses
+) -> list[Observation]:
+    while True:
+        try:
+            rows = warm_up(arms, plan, count)
+        except ArmsLostError as lost:
+            _rebuild(arms, lost, losses)
+        else:
+            losses.answered()
+            return rows
+
+
+def _rebuild(arms: Mapping[str, Arm], lost: ArmsLostError, losses: Losses) -> None:
+    while True:
+        losses.spend(lost)
+        try:
+            arms[lost.arm].restart()
+        except ArmsLostError as again:
+            lost = again
+        else:
+            break
+    for name in arms:
+        losses.restarted(name, lost.cause)
 
 
 def _sample(plan: Plan, count: int) -> list[Request]:

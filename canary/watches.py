@@ -153,6 +153,8 @@ class Watches:
         run: The run's name, for the decisions that the listener may ask for.
         doubts: Says, at each look, why the traffic is no fair sample.
         listener: Is told of looks.
+        looks: Whether there are any: a shard's own evidence decides nothing, so that
+            none of them stops because of what it has seen.
 
     Attributes:
         needed_arms: The arms that an undecided policy needs.
@@ -167,7 +169,9 @@ class Watches:
         run: str,
         doubts: Doubts,
         listener: Listener,
+        looks: bool = True,
     ) -> None:
+        self._looks = looks
         self._doubts = doubts
         self._watches = [_Watch.over(policy, questions) for policy in policies]
         self._gpus = gpus
@@ -178,16 +182,15 @@ class Watches:
 
     def look_before(self, arrival_s: float) -> None:
         """Take every look that is due before a request that arrives then counts."""
-        for watch in self._watches:
+        for watch in self._watches if self._looks else ():
             while watch.next_look_s <= arrival_s:
                 self._look(watch)
                 self._forget()
 
     def look_is_due(self, arrival_s: float) -> bool:
         """Whether a look comes before a request that arrives then."""
-        return any(
-            watch.ended is None and watch.next_look_s <= arrival_s
-            for watch in self._watches
+        return self._looks and any(
+            watch.next_look_s <= arrival_s for watch in self._watches
         )
 
     def end_late(self, elapsed_s: float, cutoff_s: float) -> None:

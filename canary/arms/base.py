@@ -76,6 +76,16 @@ class Arm(Protocol):
         """
         ...
 
+    def check(self) -> None:
+        """See, between requests, whether the arm may stay where it is; cheap enough to
+        be asked before each.
+
+        Raises:
+            ArmsLostError: What the arms run on will be taken away soon; `restart` of
+                any of them brings all up elsewhere.
+        """
+        ...
+
     def restart(self) -> None:
         """Load the variant anew, as it was at the beginning; after `ArmsLostError`
         those of all arms that share its fate.

@@ -4,11 +4,13 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 
 from canary.arms.base import Completion, OneDevice, ReplicaSet
 from canary.arms.server import ArmServer
 from canary.clock import Clock
 from canary.errors import UsageError
+from canary.losses import Losses
 from canary.policy.model import VariantSpec
 from canary.policy.placement import Placement
 from canary.traffic.request import Request
@@ -32,22 +34,26 @@ class LocalArm:
         *,
         clock: Clock,
         timeout_s: float = math.inf,
+        epoch: int = 0,
     ) -> None:
         self.name = name
         self._load = load
         self._clock = clock
         self._timeout_s = timeout_s
-        self._epoch = -1
+        self._epoch = epoch - 1
         self.restart()
 
     @property
     def epoch(self) -> int:
-        """How often the variant has been loaded anew."""
+        """How often the variant has been loaded anew in this run."""
         return self._epoch
 
     def serve(self, request: Request) -> Completion:
         """Answer one request here and now."""
         return self._server.serve(request)
+
+    def check(self) -> None:
+        """Nothing: this process leaves with all that it runs."""
 
     def describe(self) -> dict[str, str]:
         """Return what the variant says of itself."""
@@ -75,20 +81,30 @@ def start_local_arms(
     clock: Clock = time.perf_counter,
     timeout_s: float = math.inf,
     placement: Placement = Placement(),  # noqa: B008 - a frozen value
+    epochs: Mapping[str, int] = MappingProxyType({}),
+    losses: Losses | None = None,
 ) -> list[ReplicaSet]:
-    """Load each variant in this process, under its arm name: one replica set, whose
-    arms take turns, whatever a policy wants of a cluster.
+    """Load each variant in this process, under its arm name and at its epoch, if it
+    had some before: one replica set, whose arms take turns, whatever a policy wants of
+    a cluster. No loss leaves anybody here to bear it.
 
     Raises:
         UsageError: The policy pins the model of a GPU.
     """
+    del losses
     if placement.gpu is not None:
         raise UsageError(
             f"placement.gpu pins the arms to GPUs of the model {placement.gpu}, which "
             "only a run on Ray can make sure of; leave out --local, or the pin"
         )
     arms = {
-        name: LocalArm(name, partial(build, spec), clock=clock, timeout_s=timeout_s)
+        name: LocalArm(
+            name,
+            partial(build, spec),
+            clock=clock,
+            timeout_s=timeout_s,
+            epoch=epochs.get(name, 0),
+        )
         for name, spec in specs.items()
     }
     return [OneDevice(arms)]

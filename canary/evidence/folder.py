@@ -108,6 +108,10 @@ class RunFolder:
         """The decision document of one policy."""
         return self.root / f"decision.{policy}.json"
 
+    def folded(self, policy: str) -> Location:
+        """What a shard's observations were folded into for one policy."""
+        return self.root / f"evidence.{policy}.npz"
+
     @property
     def report_html(self) -> Location:
         """The report for a browser."""

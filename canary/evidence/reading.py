@@ -30,10 +30,21 @@ class Shards:
 
     Each part holds whole requests: the segments of a run folder some together, a file
     at once. It can be gone through again.
+
+    Args:
+        paths: Run folders and files.
+        begins_s: How much later than the first of all each run's zero is, if it is.
     """
 
-    def __init__(self, paths: Sequence[Location]) -> None:
-        self._folders = [RunFolder(path) for path in paths if path.is_dir()]
+    def __init__(
+        self, paths: Sequence[Location], begins_s: Sequence[float] = ()
+    ) -> None:
+        begins_s = begins_s or [0.0] * len(paths)
+        self._folders = [
+            (RunFolder(path), begin_s)
+            for path, begin_s in zip(paths, begins_s, strict=True)
+            if path.is_dir()
+        ]
         self._tables = [_conform(_read_file(p), p) for p in paths if not p.is_dir()]
         if self._tables:
             self._tables = _from_zero(self._tables)
@@ -41,8 +52,9 @@ class Shards:
     def __iter__(self) -> Iterator[pa.Table]:
         """Yield the parts."""
         yield from self._tables
-        for folder in self._folders:
-            yield from _together(iter_segments(_checked(folder)))
+        for folder, begin_s in self._folders:
+            for part in _together(iter_segments(_checked(folder))):
+                yield _later(part, begin_s) if begin_s else part
 
 
 def _together(segments: Iterable[pa.Table]) -> Iterator[pa.Table]:
@@ -85,13 +97,13 @@ def _checked(folder: RunFolder) -> RunFolder:
 def _from_zero(tables: list[pa.Table]) -> list[pa.Table]:
     """Count arrivals from the first of all: other tools often count from 1970."""
     first_s = min(pc.min(table["arrived_s"]).as_py() for table in tables)
+    return [_later(table, -first_s) for table in tables]
+
+
+def _later(table: pa.Table, by_s: float) -> pa.Table:
     index = SCHEMA.get_field_index("arrived_s")
-    return [
-        table.set_column(
-            index, SCHEMA.field(index), pc.subtract(table["arrived_s"], first_s)
-        )
-        for table in tables
-    ]
+    arrived_s = pc.add(table["arrived_s"], by_s)
+    return table.set_column(index, SCHEMA.field(index), arrived_s)
 
 
 def _read_file(path: Location) -> pa.Table:

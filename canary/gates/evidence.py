@@ -166,8 +166,11 @@ class Evidence:
         return sink.getvalue()
 
 
-def read_evidence(policy: Policy, content: bytes) -> Evidence:
-    """Return what `Evidence.to_bytes` has written.
+def read_evidence(
+    policy: Policy, content: bytes, *, into: Evidence | None = None
+) -> Evidence:
+    """Return what `Evidence.to_bytes` has written, added to what `into` holds already,
+    of other shards folded with the same weights.
 
     Raises:
         ObservationError: It is something else, or another policy's.
@@ -186,7 +189,7 @@ def read_evidence(policy: Policy, content: bytes) -> Evidence:
             "another version; fold the observations again"
         )
     try:
-        return _rebuilt(policy, columns, _FACTS_OF.validate_python(facts))
+        return _rebuilt(policy, columns, _FACTS_OF.validate_python(facts), into)
     except ValueError as error:
         raise ObservationError(
             "evidence that was folded for this policy, but is damaged: fold the "
@@ -211,13 +214,16 @@ def _unpacked(content: bytes) -> tuple[Rows, dict[str, Any]]:
     return read, facts
 
 
-def _rebuilt(policy: Policy, columns: Rows, facts: "_Facts") -> Evidence:
-    """Return evidence of these columns.
+def _rebuilt(
+    policy: Policy, columns: Rows, facts: "_Facts", into: Evidence | None
+) -> Evidence:
+    """Return evidence of these columns, and of what `into` holds.
 
     Raises:
         ValueError: They aren't columns of rows that stand in blocks.
     """
-    evidence = Evidence(policy, weights=facts.weights, questions=facts.questions)
+    evidence = into or Evidence(policy, weights=facts.weights)
+    evidence.questions |= facts.questions
     strands: dict[str, Rows] = {}
     for key, values in columns.items():
         name, _, column = key.rpartition("|")

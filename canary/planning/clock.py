@@ -1,4 +1,7 @@
-"""When so many units of a run have come, and what ends it if nothing is decided."""
+"""When so many units of a run have come, and what ends it if nothing is decided.
+
+Units come in the traffic's own time, deadlines on the wall: `Hours` joins the two.
+"""
 
 import math
 from dataclasses import dataclass
@@ -6,6 +9,7 @@ from enum import StrEnum
 
 import numpy as np
 
+from canary.planning.hours import ALWAYS, Hours
 from canary.planning.schedule import Floats, Schedule
 from canary.policy.model import Policy
 from canary.wording import seconds as in_seconds
@@ -24,7 +28,7 @@ class Ends(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deadline:
-    """When evidence ends, and what ends then."""
+    """When evidence ends, on the wall, and what ends then."""
 
     after_s: float
     what: Ends
@@ -39,30 +43,40 @@ class Deadline:
         return f"max_duration is over after {after}"
 
 
-def deadline_of(policy: Policy, schedule: Schedule) -> Deadline:
-    """Return what ends the run's evidence first, if nothing is decided before."""
-    last_s = float(schedule.arrived_s[-1])
+def deadline_of(
+    policy: Policy, schedule: Schedule, hours: Hours = ALWAYS
+) -> tuple[Deadline, float]:
+    """Return what ends the run's evidence first, if nothing is decided before, and when
+    that is in the traffic's own time."""
+    last_s, longest_s = float(schedule.arrived_s[-1]), policy.decision.max_duration_s
     ends = [
-        Deadline(after_s=last_s, what=Ends.TRACE),
-        Deadline(after_s=policy.decision.max_duration_s, what=Ends.MAX_DURATION),
+        (last_s, hours.wall_s(last_s), Ends.TRACE),
+        (hours.traffic_s(longest_s), longest_s, Ends.MAX_DURATION),
     ]
     if policy.budget is not None:
         spent_s = policy.budget.gpu_hours * _HOUR_S
-        ends.append(Deadline(after_s=spent_s, what=Ends.BUDGET))
-    return min(ends, key=lambda end: end.after_s)
+        ends.append((hours.traffic_s(spent_s), spent_s, Ends.BUDGET))
+    traffic_s, after_s, what = min(ends, key=lambda end: end[0])
+    return Deadline(after_s=after_s, what=what), traffic_s
 
 
 class Clock:
-    """Tells when so many units of a schedule have come and have been looked at."""
+    """Tells when so many units of a schedule have come and have been looked at.
 
-    def __init__(self, policy: Policy, schedule: Schedule) -> None:
+    All times but the deadline's are the traffic's own; `hours` says when that is.
+    """
+
+    def __init__(
+        self, policy: Policy, schedule: Schedule, hours: Hours = ALWAYS
+    ) -> None:
         self.policy = policy
         self.schedule = schedule
-        self.deadline = deadline_of(policy, schedule)
+        self.hours = hours
+        self.deadline, self._last_s = deadline_of(policy, schedule, hours)
 
     def available(self, times_s: Floats) -> int:
         """Return how many of these come before the deadline."""
-        return int(np.searchsorted(times_s, self.deadline.after_s, side="right"))
+        return int(np.searchsorted(times_s, self._last_s, side="right"))
 
     def per_hour(self, count: int) -> float | None:
         """Return the hourly rate of what the whole schedule has so many of."""
@@ -81,7 +95,7 @@ class Clock:
         """Return the first look at what has come by a time; the deadline is one."""
         every_s = self.policy.decision.look_every_s
         look_s = every_s * (math.floor(at_s / every_s) + 1)
-        return max(at_s, min(look_s, self.deadline.after_s))
+        return max(at_s, min(look_s, self._last_s))
 
     def floors_s(self) -> tuple[float, float]:
         """Return when the policy's minimum duration and number of pairs are reached."""
@@ -91,7 +105,11 @@ class Clock:
 
     def reached(self, at_s: float | None) -> bool:
         """Whether that is before the deadline."""
-        return at_s is not None and at_s <= self.deadline.after_s
+        return at_s is not None and at_s <= self._last_s
+
+    def on_wall_s(self, at_s: float | None) -> float | None:
+        """Return how long after the run's beginning that is."""
+        return None if at_s is None else self.hours.wall_s(at_s)
 
 
 def lasting(seconds: float) -> str:

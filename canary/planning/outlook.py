@@ -1,11 +1,12 @@
 """When a policy will be decided: gate by gate, against what its traffic brings."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any
 
 from canary.planning.clock import Clock, Deadline, Ends
+from canary.planning.hours import ALWAYS, Hours
 from canary.planning.needs import Expected, at_least, likely_blocks
 from canary.planning.schedule import (
     Schedule,
@@ -105,13 +106,15 @@ def plan_policy(
     piloted: bool,
     basis: Sequence[str],
     notes: Sequence[str],
+    hours: Hours = ALWAYS,
 ) -> PolicyPlan:
-    """Return when `policy` is expected to be decided.
+    """Return when `policy` is expected to be decided, on the wall: with the `hours` at
+    which nothing is sent.
 
     `needs` are those of its gates by name, which a pilot tells or, if not `piloted`,
     arms that are taken as equal. `basis` and `notes` are passed on.
     """
-    clock = Clock(policy, schedule)
+    clock = Clock(policy, schedule, hours)
     gates = tuple(_gate(gate, needs[gate.name], clock) for gate in policy.gates)
     expect, expected_s = _expected(gates, clock)
     rules = policy.decision
@@ -125,14 +128,22 @@ def plan_policy(
         min_pairs=rules.min_pairs,
         deadline=clock.deadline,
         regimes=_regimes(clock),
-        gates=gates,
+        gates=tuple(_on_wall(gate, clock) for gate in gates),
         expect=expect,
-        at_least_s=_soonest(gates, clock),
-        expected_s=expected_s,
+        at_least_s=clock.on_wall_s(_soonest(gates, clock)),
+        expected_s=clock.on_wall_s(expected_s),
         reasons=() if expect is Expect.PROMOTE else _reasons(gates, clock),
         piloted=piloted,
         basis=tuple(basis),
         notes=(*notes, *_own_notes(policy)),
+    )
+
+
+def _on_wall(gate: GateOutlook, clock: Clock) -> GateOutlook:
+    return replace(
+        gate,
+        at_least_s=clock.on_wall_s(gate.at_least_s),
+        expected_s=clock.on_wall_s(gate.expected_s),
     )
 
 

@@ -4,13 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from canary.errors import TrafficError
 from canary.evidence.observation import from_table
 from canary.planning.assumed import Assumptions
 from canary.planning.clock import deadline_of, lasting
 from canary.planning.harm import Harm
+from canary.planning.hours import ALWAYS, Hours
 from canary.planning.needs import project
 from canary.planning.outlook import PolicyPlan, plan_policy
 from canary.planning.pilot import Pilot
@@ -38,6 +41,7 @@ def plan_run(
     pilot: pa.Table | None,
     simulation: Simulation | None,
     notes: Sequence[str],
+    begin_unix_s: float = 0.0,
 ) -> tuple[PolicyPlan, ...]:
     """Return when each of the policies that share a run will be decided.
 
@@ -47,24 +51,47 @@ def plan_run(
         pilot: What both arms did before; equal arms are assumed without one.
         simulation: Whether to play runs, too, and which.
         notes: What else to know, in sentences.
+        begin_unix_s: When it begins, which matters if it sends at some hours only.
 
     Raises:
         ObservationError: The pilot lacks an arm, or whatever a policy sends.
     """
     plan, speed = _at_speed(policies[0], plan, pilot)
-    schedule = schedule_of(plan)
+    schedule, hours = schedule_of(plan), _hours(policies[0], begin_unix_s)
+    if policies[0].traffic.follow and hours is not ALWAYS:
+        # Live traffic doesn't wait: what comes meanwhile is skipped.
+        sent = [hours.is_open(float(at_s)) for at_s in schedule.arrived_s]
+        schedule, hours = schedule.only(np.array(sent)), ALWAYS
+        _refuse_none(policies[0], schedule)
     found = []
     for policy in policies:
-        outlook = _outlook(policy, schedule, pilot, [speed, *notes])
+        outlook = _outlook(policy, schedule, hours, pilot, [speed, *notes])
         if simulation is not None:
-            played = _played(policy, schedule, pilot, simulation, seed=plan.seed)
+            played = _played(policy, schedule, hours, pilot, simulation, seed=plan.seed)
             outlook = replace(outlook, simulated=played)
         found.append(outlook)
     return tuple(found)
 
 
+def _hours(policy: Policy, begin_unix_s: float) -> Hours:
+    window = policy.schedule.window
+    return ALWAYS if window is None else Hours(window, begin_unix_s)
+
+
+def _refuse_none(policy: Policy, schedule: Schedule) -> None:
+    if not len(schedule):
+        raise TrafficError(
+            f"{policy.path}: none of what was recorded came at the hours of "
+            f"schedule.only ({policy.schedule.only}); record some then, or widen it"
+        )
+
+
 def _outlook(
-    policy: Policy, schedule: Schedule, pilot: pa.Table | None, notes: Sequence[str]
+    policy: Policy,
+    schedule: Schedule,
+    hours: Hours,
+    pilot: pa.Table | None,
+    notes: Sequence[str],
 ) -> PolicyPlan:
     if pilot is None:
         assumed = Assumptions()
@@ -84,6 +111,7 @@ def _outlook(
         piloted=pilot is not None,
         basis=basis,
         notes=notes,
+        hours=hours,
     )
 
 
@@ -113,6 +141,7 @@ def _at_speed(policy: Policy, plan: Plan, pilot: pa.Table | None) -> tuple[Plan,
 def _played(
     policy: Policy,
     schedule: Schedule,
+    hours: Hours,
     pilot: pa.Table | None,
     simulation: Simulation,
     *,
@@ -123,12 +152,12 @@ def _played(
     if pilot is not None:
         source = Pilot.of(policy, pilot)
         schedule, sample = source.draws_from(schedule), source.table
-    deadline = deadline_of(policy, schedule)
+    deadline, last_s = deadline_of(policy, schedule, hours)
     kinds: Mapping[tuple[Harm, ...], None] = dict.fromkeys([(), simulation.harms])
-    return tuple(
+    outcomes = (
         simulate(
             policy,
-            schedule.only(schedule.arrived_s <= deadline.after_s),
+            schedule.only(schedule.arrived_s <= last_s),
             sample,
             harms,
             runs=simulation.runs,
@@ -137,3 +166,10 @@ def _played(
         )
         for harms in kinds
     )
+    return tuple(_on_wall(one, hours) for one in outcomes)
+
+
+def _on_wall(outcome: Outcome, hours: Hours) -> Outcome:
+    if outcome.median_s is None:
+        return outcome
+    return replace(outcome, median_s=hours.wall_s(outcome.median_s))

@@ -14,6 +14,7 @@ from canary.traffic.feed import Due
 from canary.traffic.request import Request, TokenBlocks
 from canary.traffic.rows import RowError
 from canary.traffic.seeds import stable_seed, stable_uniform
+from canary.traffic.shard import Shard
 from canary.traffic.spool import Recorded, SpoolTail, recorded
 
 DELAY_S = 5.0
@@ -31,7 +32,8 @@ class LiveTraffic:
     """What of live traffic is sent, and how.
 
     `shares` is the share of sessions that is sent per regime between `boundaries`; None
-    sends all. `questions` are spread over the first `questions_for_s` of the run.
+    sends all. `questions` are spread over the first `questions_for_s` of the run. Of a
+    `shard`, only its sessions are sent, and `questions` are its own.
     """
 
     source: str
@@ -41,6 +43,7 @@ class LiveTraffic:
     shares: tuple[float, ...] | None
     max_output_tokens: int
     seed: int
+    shard: Shard | None = None
 
 
 class LiveFeed:
@@ -187,11 +190,15 @@ class LiveFeed:
             self._offer(row)
 
     def _parsed(self, line: bytes) -> Recorded | None:
+        """Return a request, if it is one and of this shard."""
         try:
-            return recorded(line)
+            row = recorded(line)
         except RowError:
             self.bad_lines += 1
             return None
+        seed, shard = self._traffic.seed, self._traffic.shard
+        mine = shard is None or shard.takes(seed, row.row.session or row.id)
+        return row if mine else None
 
     def _offer(self, row: Recorded) -> None:
         if row.id in self._known:

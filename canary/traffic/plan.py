@@ -22,6 +22,7 @@ from canary.traffic.questions import mixed, quality_request
 from canary.traffic.request import Plan, Request, TokenBlocks
 from canary.traffic.seeds import stable_seed, stable_uniform
 from canary.traffic.selection import Selected, Selection, select
+from canary.traffic.shard import Shard, items_asked, rows_sent
 from canary.traffic.validation import ValidationItem
 
 Value = TypeVar("Value")
@@ -31,7 +32,9 @@ Value = TypeVar("Value")
 class Recipe:
     """All of a plan but its speed. `items` stand in the order in which they are sent,
     at the shares `item_at` of the time that they are mixed into; `cut` says how many
-    outputs are longer than what is sent, if anything is cut."""
+    outputs are longer than what is sent, if anything is cut. `sends` are the positions
+    in `selected`, and `asks` those in `items`, of what a shard sends: a shard's
+    requests are those of the whole, at the same times."""
 
     trace: Trace
     selection: Selection
@@ -41,6 +44,9 @@ class Recipe:
     seed: int
     sha256: str
     cut: str | None
+    shard: Shard | None
+    sends: npt.NDArray[np.int64]
+    asks: npt.NDArray[np.int64]
 
 
 def make_plan(
@@ -50,6 +56,7 @@ def make_plan(
     *,
     speed: float = 1.0,
     seed: int,
+    shard: Shard | None = None,
 ) -> Plan:
     """Plan every request of a run, in order of arrival.
 
@@ -66,10 +73,11 @@ def make_plan(
         selection: Which rows are used, and how often.
         speed: Recorded time over replayed time; 4 is four times faster.
         seed: Decides times and order of the items, the order of arms, and tokens.
+        shard: Which part of it is sent from here; None sends it all.
 
     Raises:
-        TrafficError: No row is left, an output's length is not known, or a request id
-            is used twice.
+        TrafficError: No row is left, or none for the shard, an output's length is not
+            known, or a request id is used twice.
     """
     _refuse_impossible(speed)
     selected = select(trace, selection, speed=speed, seed=seed)
@@ -83,6 +91,9 @@ def make_plan(
         seed=seed,
         sha256=_content_sha256(trace, selected, ordered, selection, seed),
         cut=_cut(trace, selected, selection.max_output_tokens),
+        shard=shard,
+        sends=rows_sent(trace, selected, shard, seed),
+        asks=items_asked(ordered, shard, seed),
     )
     return _laid_out(recipe, speed)
 
@@ -112,16 +123,14 @@ def _laid_out(recipe: Recipe, speed: float) -> Plan:
     if rounds > 1:
         whole_s = (rounds - 1) * period_s + float(at_s[-1])
         mixed_into_s = min(recipe.selection.items_for_s or whole_s, whole_s) * speed
-    count = len(at_s)
+    count = len(recipe.sends)
     begin_s = np.repeat(np.arange(rounds) * period_s, count)
-    item_s = mixed_into_s * np.array(recipe.item_at, np.float64)
+    item_s = mixed_into_s * np.array(recipe.item_at, np.float64)[recipe.asks]
     laid = _Laid(
         recipe,
         speed,
-        np.concatenate([np.tile(at_s, rounds) + begin_s, item_s / speed]),
-        np.concatenate(
-            [np.tile(np.arange(count), rounds), -1 - np.arange(len(item_s))]
-        ),
+        np.concatenate([np.tile(at_s[recipe.sends], rounds) + begin_s, item_s / speed]),
+        np.concatenate([np.tile(recipe.sends, rounds), -1 - recipe.asks]),
         np.repeat(np.arange(rounds + 1), [count] * rounds + [len(item_s)]),
     )
     laid.sort()
@@ -136,6 +145,7 @@ def _laid_out(recipe: Recipe, speed: float) -> Plan:
         notes=_notes(recipe, rounds),
         recipe=recipe,
         asked=laid.questions(),
+        shard=recipe.shard,
     )
 
 
@@ -313,6 +323,11 @@ def _notes(recipe: Recipe, rounds: int) -> tuple[str, ...]:
         counts = Counter(item.task for item in recipe.items)
         tasks = ", ".join(f"{count:,} {task}" for task, count in counts.most_common())
         notes.append(f"{len(recipe.items):,} validation items are mixed in: {tasks}")
+    if recipe.shard is not None:
+        notes.append(
+            f"shard {recipe.shard} of this: {len(recipe.sends):,} rows and "
+            f"{len(recipe.asks):,} items"
+        )
     return tuple(notes)
 
 

@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from canary.traffic.shard import Shard
 
 Kind = Literal["quality", "latency", "live"]
 
@@ -65,8 +68,9 @@ class Plan:
 
     `arm_orders[i]` seeds the order in which the arms answer request `i`.
     `sha256` is the hash of all of it but `notes`, which say in words what was filtered
-    and why. `recipe` is what `canary.traffic.plan.with_speed` needs; `asked` says which
-    requests are of kind ``quality``, if that is known.
+    and why; of a `shard` it is that of the whole. `recipe` is what
+    `canary.traffic.plan.with_speed` needs; `asked` says which requests are of kind
+    ``quality``, if that is known.
     """
 
     requests: Sequence[Request] = field(compare=False, repr=False)
@@ -77,6 +81,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     recipe: object = field(default=None, compare=False, repr=False)
     asked: tuple[int, ...] | None = field(default=None, compare=False, repr=False)
+    shard: "Shard | None" = None
 
     @cached_property
     def questions(self) -> tuple[Request, ...]:

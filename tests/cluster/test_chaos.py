@@ -1,4 +1,5 @@
-"""A run on a real cluster of three nodes, of which processes and a node are killed."""
+"""A run on a real cluster of three nodes, of which processes and a node are killed and
+another node is drained."""
 
 import json
 import subprocess
@@ -19,9 +20,10 @@ DENSE, WINDOW = "reference/dense", "reference/sliding_window(window=256)"
 
 def test_kills_of_processes_and_nodes_leave_the_evidence_as_it_was(tmp_path):
     """No request twice, none lost in silence, voids alike for all arms and counted, and
-    every score as in the calm run in one process."""
+    every score as in the calm run in one process. What leaves a draining node in time
+    costs no request at all."""
     command = [sys.executable, CHAOS, tmp_path]
-    command += ["--pairs", "64", "--processes", "2", "--nodes", "1"]
+    command += ["--pairs", "64", "--processes", "2", "--nodes", "1", "--drains", "1"]
 
     done = subprocess.run(command, capture_output=True, text=True, check=False)
 
@@ -44,7 +46,8 @@ def test_kills_of_processes_and_nodes_leave_the_evidence_as_it_was(tmp_path):
     for causes in told["restarts"].values():
         restarts.update(causes)
     assert 2 == restarts["process died"]
-    assert {1} == {causes["node lost"] for causes in told["restarts"].values()}
+    for cause in ("node lost", "preempted"):
+        assert {1} == {causes[cause] for causes in told["restarts"].values()}
     rows = read_segments(RunFolder(tmp_path / "storm")).to_pylist()
     last = {row["arm"]: row["epoch"] for row in rows if row["status"] == "ok"}
     assert last == {arm: sum(told["restarts"][arm].values()) for arm in last}

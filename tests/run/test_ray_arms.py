@@ -108,7 +108,7 @@ def test_a_dead_actor_is_known_and_comes_back():
 
 def test_a_hanging_actor_is_given_up_and_comes_back(monkeypatch):
     """Nobody waits for ever: the request is a timeout, and a restart serves again."""
-    monkeypatch.setattr("canary.arms.ray.replicas._HANG_S", 0.5)
+    monkeypatch.setattr("canary.arms.ray.arm._HANG_S", 0.5)
     specs = {"a": VariantSpec(model="reference")}
     arm = start_ray_arms(specs, build=build, timeout_s=0.5)[0].arms["a"]
 

@@ -1,12 +1,13 @@
 """A run on a three-node cluster whose processes and nodes are killed under it.
 
     python tests/soak/chaos.py FOLDER [--pairs 240] [--processes 16] [--nodes 4]
+        [--drains 2]
 
 Plays the same plan twice with the same scripted arms: calm in this process, and on a
 cluster of real processes, of which it kills arms' workers and whole nodes with SIGKILL
-at moments drawn from the seed. Leaves both journals in FOLDER (`calm`, `storm`) and
-prints as JSON what happened; ends with 1 if a request was lost, answered twice, or
-scored otherwise than in the calm.
+at moments drawn from the seed; nodes are drained, too, before they go. Leaves both
+journals in FOLDER (`calm`, `storm`) and prints as JSON what happened; ends with 1 if a
+request was lost, answered twice, or scored otherwise than in the calm.
 """
 
 import argparse
@@ -24,10 +25,12 @@ from pathlib import Path
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # or Ray leaves a token at home
 os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^")  # as canary.arms.ray does
 
+from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
+from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 
 from canary.arms.local import start_local_arms
-from canary.arms.ray import ray_cluster, start_ray_arms
+from canary.arms.ray import ray_cluster, replicas, start_ray_arms
 from canary.evidence.journal import Journal, RunFolder, read_segments
 from canary.policy.model import Policy
 from canary.runner import Runner
@@ -130,9 +133,14 @@ class Chaos(Quiet):
         lacks = WORKER_NODES - len(self._cluster.worker_nodes)
         if lacks and "node" in self._kills.values():
             add_node(self._cluster)
-        strike = {"process": self._process, "node": self._node}.get(
-            self._kills.pop(done, None)
-        )
+        kind = self._kills.pop(done, None)
+        if kind == "drain":  # it ends by itself, but stays on the cluster's list
+            add_node(self._cluster)
+        strike = {
+            "process": self._process,
+            "node": self._node,
+            "drain": self._drain,
+        }.get(kind)
         if strike is not None:
             arm = self._chance.choice(sorted(self._arms))
             facts = [self._arms[name].describe() for name in (arm, *self._arms)]
@@ -158,6 +166,17 @@ class Chaos(Quiet):
                 os.kill(int(one["pid"]), signal.SIGKILL)
         self._cluster.worker_nodes.remove(victim)
 
+    def _drain(self, facts):
+        """Say that a machine will go in ten minutes."""
+        accepted, why = GcsClient(address=self._cluster.address).drain_node(
+            facts[0]["node_id"],
+            DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION,
+            "the machine is needed elsewhere",
+            int((time.time() + 600) * 1000),
+        )
+        if not accepted:
+            raise RuntimeError(why)
+
     def settle(self):
         """Wait for the last strike: what it hits recovers long before the next."""
         while self._threads:
@@ -169,11 +188,11 @@ def add_node(cluster):
     cluster.add_node(wait=False, num_cpus=0, num_gpus=2)
 
 
-def kills_of(pairs, processes, nodes):
+def kills_of(pairs, **kills):
     """Say what to kill after which request, far enough apart to recover."""
     chance = random.Random(0)
-    moments = chance.sample(range(2, pairs - 2, APART), processes + nodes)
-    what = ["process"] * processes + ["node"] * nodes
+    moments = chance.sample(range(2, pairs - 2, APART), sum(kills.values()))
+    what = [kind for kind, count in kills.items() for _ in range(count)]
     return dict(zip(moments, what, strict=True))
 
 
@@ -209,6 +228,7 @@ def storm(folder, plan, policy, kills):
         for _ in range(WORKER_NODES):
             add_node(cluster)
         cluster.wait_for_nodes()
+        replicas.CHECK_EVERY_S = 0.0  # or it would be over before anybody looks
         with ray_cluster(cluster.address):
             sets = start_ray_arms(arms_of([policy]), build=build, timeout_s=60.0)
             arms = sets[0].arms
@@ -257,11 +277,14 @@ def main():
     parser.add_argument("--pairs", type=int, default=240)
     parser.add_argument("--processes", type=int, default=16)
     parser.add_argument("--nodes", type=int, default=4)
+    parser.add_argument("--drains", type=int, default=2)
     given = parser.parse_args()
     policy, plan = Policy.model_validate(POLICY), plan_of(given.pairs)
     calm = start_local_arms(arms_of([policy]), build=build)
     play(given.folder / "calm", plan, policy, calm, Quiet())
-    kills = kills_of(given.pairs, given.processes, given.nodes)
+    kills = kills_of(
+        given.pairs, process=given.processes, node=given.nodes, drain=given.drains
+    )
     played, facts = storm(given.folder / "storm", plan, policy, kills)
     found = faults(rows_of(given.folder / "calm"), rows_of(given.folder / "storm"))
     told = {

@@ -10,6 +10,7 @@ from canary.testing import FakeClock
 from canary.traffic.live import DELAY_S, LiveFeed, LiveTraffic
 from canary.traffic.request import Request
 from canary.traffic.rows import RowError
+from canary.traffic.shard import Shard
 from canary.traffic.spool import SpoolTail, recorded
 
 BEGAN = 1_764_000_000.0
@@ -49,6 +50,7 @@ class Spool:
         *,
         questions: tuple[Request, ...] = (),
         shares: tuple[float, ...] | None = None,
+        shard: Shard | None = None,
         **more: object,
     ) -> LiveFeed:
         """Follow it."""
@@ -60,6 +62,7 @@ class Spool:
             shares=shares,
             max_output_tokens=16,
             seed=3,
+            shard=shard,
         )
         return LiveFeed(
             traffic,
@@ -91,6 +94,28 @@ def test_requests_come_at_their_distances_a_delay_later(spool: Spool) -> None:
     assert [("a", 0.5 + DELAY_S)] == spool.after(DELAY_S / 2 + 1, feed)
     assert [("b", 2.0 + DELAY_S)] == spool.after(1, feed)
     assert (False, None) == (feed.over, feed.planned)
+
+
+def test_shards_of_live_traffic_are_the_whole_taken_apart(spool: Spool) -> None:
+    """Each session goes to one of them, and what is skipped is counted by one."""
+    whole = spool.feed()
+    feeds = [spool.feed(shard=Shard(number, 3)) for number in (1, 2, 3)]
+    names = [f"r{n}" for n in range(60)]
+    spool.write(
+        *[line(name, 0.1, session=f"s{n // 4}") for n, name in enumerate(names)]
+    )
+
+    sent = [{name for name, _ in spool.after(9, feed)} for feed in (whole, *feeds)]
+    spool.write(*[line(f"late{n}", 9.5) for n in range(9)])
+    spool.clock.sleep(60)
+    for feed in feeds:
+        feed.skip()
+
+    assert set(names) == sent[0] == set().union(*sent[1:])
+    assert 60 == sum(map(len, sent[1:]))
+    places = [{int(name[1:]) // 4 for name in some} for some in sent[1:]]
+    assert 15 == sum(map(len, places))
+    assert 9 == sum(feed.skipped for feed in feeds)
 
 
 def test_files_that_grow_side_by_side_come_in_order(spool: Spool) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Literal
 
 from canary.answers import prompt_size
@@ -10,6 +11,7 @@ from canary.arms.endpoint.base import Endpoint
 from canary.arms.endpoint.sender import EndpointSender
 from canary.errors import ArmError
 from canary.evidence.observation import Status
+from canary.losses import Losses
 from canary.policy.model import VariantSpec
 from canary.traffic.request import Request
 
@@ -28,6 +30,9 @@ class EndpointArm:
     def serve(self, request: Request) -> Completion:
         """Ask now, and wait for the answer; whatever goes wrong is the answer."""
         return self.sender.ask(self.name, request)
+
+    def check(self) -> None:
+        """Nothing: where a server elsewhere runs isn't ours to know."""
 
     def restart(self) -> None:
         """Refuse: a server elsewhere isn't ours to start.
@@ -55,12 +60,15 @@ def start_endpoint_arms(
     timeout_s: float,
     max_in_flight: int,
     on_overload: Literal["queue", "shed"],
+    epochs: Mapping[str, int] = MappingProxyType({}),
+    losses: Losses | None = None,
 ) -> list[ReplicaSet]:
     """Start the process that sends to all of them.
 
     Raises:
         ArmError: An address is none, or the process can't be started.
     """
+    del epochs, losses  # of what we start and may lose
     endpoints = {
         name: Endpoint(
             url=spec.model, model=spec.served_model or "", api_key_env=spec.api_key_env

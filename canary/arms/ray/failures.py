@@ -10,6 +10,7 @@ from enum import Enum
 
 import ray
 from ray import exceptions as raised
+from ray._private.state import state
 from ray.core.generated import common_pb2
 
 from canary.arms.causes import Cause
@@ -111,6 +112,18 @@ def node_state(node_id: str) -> NodeState:
             if reason == _TAKEN_AWAY:
                 return NodeState.PREEMPTED
     return NodeState.GONE
+
+
+def is_draining(node_id: str) -> bool:
+    """Return whether somebody wants a node empty, to take it away soon.
+
+    Nothing public says so: it is what Ray Train watches. A cluster that can't be asked
+    just now is left to what calls to the arms will raise.
+    """
+    try:
+        return node_id in state.get_draining_nodes()
+    except (raised.RayError, RuntimeError, TimeoutError):
+        return False
 
 
 def first_line(error: BaseException) -> str:

@@ -7,6 +7,7 @@ import ray
 from ray.util.placement_group import (
     PlacementGroup,
     placement_group,
+    placement_group_table,
     remove_placement_group,
 )
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
@@ -172,6 +173,11 @@ class Reservation:
                 placement_group_bundle_index=self._layout.bundle(arm, arrangement),
             ),
         }
+
+    def node_id(self) -> str:
+        """Return the node that all bundles are on."""
+        found: dict[int, str] = placement_group_table(self._group)["bundles_to_node_id"]
+        return found[0]
 
     def give_back(self) -> None:
         """End the reservation, and with it every actor that is in it."""

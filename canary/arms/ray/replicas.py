@@ -5,46 +5,33 @@ no longer be comparable. So whatever takes the place of one arm away ends all of
 the reservation is given back and a new one made.
 """
 
+import math
 import time
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import ray
-from ray.exceptions import (
-    ActorUnavailableError,
-    GetTimeoutError,
-    RayError,
-)
 
 from canary.arms.base import (
-    ArmDiedError,
     ArmsLostError,
-    Completion,
 )
-from canary.arms.causes import Cause, Meaning
+from canary.arms.causes import Cause
 from canary.arms.local import Build
 from canary.arms.ray.actor import ArmActor
-from canary.arms.ray.failures import NodeState, cause_of, first_line, node_state
+from canary.arms.ray.arm import RayArm
+from canary.arms.ray.failures import (
+    NodeState,
+    is_draining,
+    node_state,
+)
 from canary.arms.ray.placement import Layout, Reservation
-from canary.arms.server import late
 from canary.errors import ArmError
-from canary.evidence.observation import Status
 from canary.policy.model import VariantSpec
-from canary.traffic.request import Request
 
-_ROOM_TIMEOUT_S = 120.0
 # In the place of a lost node, a cluster that grows by itself needs minutes to get one.
-_ROOM_AGAIN_TIMEOUT_S = 900.0
-_START_TIMEOUT_S = 120.0
-_STARTS = 3
-# An arm finds out itself that an answer was late; only one that hangs is waited for
-# longer than its time.
-_HANG_S = 5.0
-_REPLY_TIMEOUT_S = 5.0
-# A cluster takes 5 health checks, 3 s apart, and some more to see that a node is gone.
-_SETTLE_S = 45.0
-_LOOK_AGAIN_S = 0.2
+ROOM_AGAIN_TIMEOUT_S = 900.0
+# Clouds give two minutes, or half of one, before they take a machine.
+CHECK_EVERY_S = 5.0
 # One request and a few questions; more would be calls that nobody waits for.
 _MOST_CALLS = 16
 
@@ -57,6 +44,7 @@ class RayReplicaSet:
         wanted: What the arms are given.
         build: Loads a variant in its actor.
         timeout_s: How long a request may take.
+        epochs: The epoch at which an arm begins, if it isn't 0.
     """
 
     def __init__(
@@ -66,6 +54,7 @@ class RayReplicaSet:
         *,
         build: Build,
         timeout_s: float,
+        epochs: Mapping[str, int],
     ) -> None:
         remote: Any = ray.remote
         groups = {"compute": 1, "control": 1}
@@ -82,19 +71,18 @@ class RayReplicaSet:
         self._timeout_s = timeout_s
         self._lost = False
         self._arrangement = 0
-        self.arms = {name: RayArm(name, self, timeout_s=timeout_s) for name in specs}
+        self.arms = {
+            name: RayArm(name, self, timeout_s=timeout_s, epoch=epochs.get(name, 0))
+            for name in specs
+        }
         self._open = list(specs)
         self._node_id = ""
         self._place: Reservation | None = None
-        try:
-            self._start(_ROOM_TIMEOUT_S)
-        except ArmError:
-            self._end()
-            raise
+        self._checked_s = -math.inf
 
     def new_actor(self, arm: str, epoch: int) -> Any:  # noqa: ANN401 - Ray's handles
         """Start the actor of an arm in its place."""
-        assert self._place is not None  # noqa: S101 - `_start` has made it
+        assert self._place is not None  # noqa: S101 - `start` has made it
         place = self._place.options_for(arm, self._arrangement)
         options = self._options | place
         made = self._actor_class.options(**options)
@@ -108,7 +96,7 @@ class RayReplicaSet:
             ArmsLostError: Their place is lost.
         """
         if self._lost:
-            self._start(_ROOM_AGAIN_TIMEOUT_S)
+            self.start(ROOM_AGAIN_TIMEOUT_S)
             return
         self.arms[arm].begin()
         self.arms[arm].wait_until_loaded()
@@ -132,7 +120,7 @@ class RayReplicaSet:
         """
         self._arrangement = number
         if self._lost:
-            self._start(_ROOM_AGAIN_TIMEOUT_S)
+            self.start(ROOM_AGAIN_TIMEOUT_S)
             return
         # All of them first: each needs the room of another.
         for name in self._open:
@@ -143,16 +131,29 @@ class RayReplicaSet:
         """Leave an arm out from now on; the last one gives the place back."""
         self._open.remove(arm)
         if not self._open:
-            self._end()
+            self.end()
 
     def node(self) -> NodeState:
-        """Return how the node is that the arms are on; before they are, it lives."""
-        return node_state(self._node_id) if self._node_id else NodeState.LIVES
+        """Return how the node is that the arms are on, or are being loaded on."""
+        return node_state(self._node_id)
 
     def lose(self, arm: str, cause: Cause, why: str) -> ArmsLostError:
         """Take it that the place is lost; return what says so."""
         self._lost = True
         return ArmsLostError(f"{cause}: {why}", arm=arm, cause=cause)
+
+    def check(self, arm: str) -> None:
+        """See, every few seconds, whether the node of all arms is to be taken away.
+
+        Raises:
+            ArmsLostError: It is.
+        """
+        now_s = time.monotonic()
+        if now_s - self._checked_s < CHECK_EVERY_S:
+            return
+        self._checked_s = now_s
+        if is_draining(self._node_id):
+            raise self.lose(arm, Cause.PREEMPTED, "their node is being drained")
 
     def others_survived(self, arm: str) -> bool:
         """Return whether all other arms answer."""
@@ -162,10 +163,16 @@ class RayReplicaSet:
         """Return what all arms have in common."""
         return {"sharing": self._layout.sharing}
 
-    def _start(self, timeout_s: float) -> None:
-        """Begin with all open arms in a new place."""
-        self._end()
+    def start(self, timeout_s: float) -> None:
+        """Begin with all open arms in a new place.
+
+        Raises:
+            ArmError: One can't be loaded, or there is no room for them.
+            ArmsLostError: Their place is lost.
+        """
+        self.end()
         self._place = Reservation(self._layout, timeout_s=timeout_s)
+        self._node_id = self._place.node_id()  # which may be lost while they load
         self._lost = False
         self._load()
 
@@ -177,7 +184,7 @@ class RayReplicaSet:
             self.arms[name].wait_until_loaded()
             self._check_place(name)
 
-    def _end(self) -> None:
+    def end(self) -> None:
         """End every actor and give the place back, should there be one."""
         for name in self._open:
             self.arms[name].kill()
@@ -189,9 +196,8 @@ class RayReplicaSet:
     def _check_place(self, arm: str) -> None:
         found = self.arms[arm].facts["node_id"]
         self._check_card(arm)
-        if self._node_id and found != self._node_id:
+        if found != self._node_id:
             raise self.lose(arm, Cause.GROUP_LOST, f"{arm} came back on another node")
-        self._node_id = found
 
     def _check_card(self, arm: str) -> None:
         pinned = self._layout.gpu
@@ -201,196 +207,3 @@ class RayReplicaSet:
                 f"arm {arm} is to run on a GPU of the model {pinned}, but its driver "
                 f"says {told}; correct placement.gpu, or the label of that node"
             )
-
-
-class RayArm:
-    """One variant in a Ray actor, one of a replica set's."""
-
-    def __init__(self, name: str, replicas: RayReplicaSet, *, timeout_s: float) -> None:
-        self.name = name
-        self.facts: dict[str, str] = {}
-        self._replicas = replicas
-        self._timeout_s = timeout_s
-        self._actor: Any = None
-        self._epoch = -1
-        self._loading: Any = None
-
-    @property
-    def epoch(self) -> int:
-        """How often the actor has been started anew."""
-        return self._epoch
-
-    def serve(self, request: Request) -> Completion:
-        """Answer one request in the actor.
-
-        Raises:
-            ArmDiedError: The actor's process died, or hangs.
-            ArmsLostError: The node or the cluster failed, or somebody else's answer
-                came back.
-        """
-        began_s = time.perf_counter()
-        try:
-            answer = self._actor.serve.remote(request)
-            completion: Completion = ray.get(answer, timeout=self._timeout_s + _HANG_S)
-        except RayError as error:
-            took_s = time.perf_counter() - began_s
-            return self._failed(error, took_s)
-        if completion.epoch != self._epoch:
-            why = f"{self.name} is at epoch {self._epoch}, not {completion.epoch}"
-            raise self._replicas.lose(self.name, Cause.STALE_ANSWER, why)
-        return completion
-
-    def describe(self) -> dict[str, str]:
-        """Return what the variant says of itself, in its own process.
-
-        Raises:
-            ArmError: It doesn't answer.
-        """
-        try:
-            return self._ask()
-        except RayError as error:
-            raise ArmError(
-                f"arm {self.name} doesn't say what it is: {first_line(error)}"
-            ) from error
-
-    def answers(self) -> bool:
-        """Return whether the actor is there."""
-        try:
-            self.describe()
-        except ArmError:
-            return False
-        return True
-
-    def restart(self) -> None:
-        """Put a fresh actor in the place of the one that died, or fresh ones in a new
-        place if that is lost.
-
-        Raises:
-            ArmError: It can't be started any more.
-            ArmsLostError: The place is lost, once more.
-        """
-        self._replicas.restart(self.name)
-
-    def close(self) -> None:
-        """End the actor's process."""
-        self.kill()
-        self._replicas.close(self.name)
-
-    def kill(self) -> None:
-        """End the actor's process, should there be one."""
-        if self._actor is not None:
-            ray.kill(self._actor)
-            self._actor = None
-
-    def begin(self) -> None:
-        """Start a fresh actor, which begins to load the variant."""
-        self.kill()
-        self._epoch += 1
-        self._actor = self._replicas.new_actor(self.name, self._epoch)
-        self._loading = self._actor.load.remote()
-
-    def wait_until_loaded(self) -> None:
-        """Wait for the variant; a process that dies while it loads gets another try.
-
-        Raises:
-            ArmError: It can't be loaded, or not within two minutes.
-            ArmsLostError: The place is lost.
-        """
-        for start in range(1, _STARTS + 1):
-            try:
-                self._wait_until_loaded()
-            except ArmDiedError as died:
-                if start == _STARTS:
-                    raise ArmError(
-                        f"arm {self.name} can't be started: its process died {start} "
-                        f"times while it loaded, the last with {died}"
-                    ) from died
-                self.begin()
-            else:
-                return
-
-    def _wait_until_loaded(self) -> None:
-        until_s = time.monotonic() + _START_TIMEOUT_S
-        while time.monotonic() < until_s:
-            try:
-                ray.get(self._loading, timeout=_REPLY_TIMEOUT_S)
-                self.facts = self._ask()
-            except GetTimeoutError as error:
-                if self._replicas.node() is not NodeState.LIVES:
-                    raise self._not_loaded(error) from error
-            except RayError as error:
-                raise self._not_loaded(error) from error
-            else:
-                return
-        raise ArmError(
-            f"arm {self.name} did not start within {_START_TIMEOUT_S:.0f} s; see "
-            "whether the cluster has room for it (ray status)"
-        )
-
-    def _not_loaded(self, error: RayError) -> ArmError:
-        settled = self._settled(error)
-        cause = self._cause_of(settled)
-        if cause is None or cause.ruling.meaning is Meaning.OWN:
-            return ArmError(f"arm {self.name} can't be started: {first_line(settled)}")
-        return self._loss(cause, first_line(settled), 0.0)
-
-    def _failed(self, error: RayError, took_s: float) -> Completion:
-        """Return the arm's failure if it lives on; raise the loss if it doesn't."""
-        settled = self._settled(error)
-        cause = self._cause_of(settled)
-        if cause is None:  # a bug of ours
-            raise settled
-        if cause is Cause.RAISED:
-            return self._failure(Status.ERROR, took_s, first_line(settled))
-        raise self._loss(cause, first_line(settled), took_s) from error
-
-    def _loss(
-        self, cause: Cause, why: str, took_s: float
-    ) -> ArmDiedError | ArmsLostError:
-        if cause.ruling.meaning is Meaning.NOBODYS:
-            return self._replicas.lose(self.name, cause, why)
-        status, said = Status.ERROR, f"{cause}: {why}"
-        if cause is Cause.DEADLINE:
-            status, said = Status.TIMEOUT, late(took_s, self._timeout_s)
-        failure = self._failure(status, took_s, said)
-        return ArmDiedError(f"{self.name}: {said}", failure, cause)
-
-    def _failure(self, status: Status, took_s: float, said: str) -> Completion:
-        return Completion(
-            status=status,
-            service_s=took_s,
-            device=self.facts.get("device", "unknown"),
-            error=said,
-            epoch=self._epoch,
-        )
-
-    def _settled(self, error: RayError) -> RayError:
-        """Wait until it shows whether process, node or only the connection failed."""
-        if not isinstance(error, ActorUnavailableError | GetTimeoutError):
-            return error
-        until_s = time.monotonic() + _SETTLE_S
-        while time.monotonic() < until_s:
-            if self._replicas.node() is not NodeState.LIVES:
-                return error
-            try:
-                self._ask()
-            except ActorUnavailableError:
-                time.sleep(_LOOK_AGAIN_S)
-            except GetTimeoutError:
-                continue
-            except RayError as later:
-                hung = isinstance(error, GetTimeoutError)
-                return error if hung else later
-            else:
-                return error
-        return error
-
-    def _cause_of(self, error: RayError) -> Cause | None:
-        survived = partial(self._replicas.others_survived, self.name)
-        return cause_of(error, self._replicas.node(), others_survived=survived)
-
-    def _ask(self) -> dict[str, str]:
-        told: dict[str, str] = ray.get(
-            self._actor.describe.remote(), timeout=_REPLY_TIMEOUT_S
-        )
-        return told | self._replicas.described()
