@@ -124,18 +124,19 @@ class Chaos(Quiet):
         self._kills = dict(kills)
         self._chance = random.Random(1)
         self._threads = []
+        self._drained = 0
 
     def answered(self, *, done, planned, rows, lag_s):
         """Strike somewhat later, in the middle of something."""
         super().answered(done=done, planned=planned, rows=rows, lag_s=lag_s)
         self.settle()
         # Whoever owns the cluster puts another machine where one went away.
-        lacks = WORKER_NODES - len(self._cluster.worker_nodes)
-        if lacks and "node" in self._kills.values():
+        # A drained one ends by itself, but stays on the cluster's list.
+        there = len(self._cluster.worker_nodes) - self._drained
+        if there < WORKER_NODES and {"node", "drain"} & set(self._kills.values()):
             add_node(self._cluster)
         kind = self._kills.pop(done, None)
-        if kind == "drain":  # it ends by itself, but stays on the cluster's list
-            add_node(self._cluster)
+        self._drained += kind == "drain"
         strike = {
             "process": self._process,
             "node": self._node,
