@@ -101,7 +101,8 @@ def _range(gates: Sequence[GateResult], neutral: float) -> tuple[float, float]:
         values += [v for v in (gate.lower, gate.estimate, gate.upper) if v is not None]
     low = max(min(values), neutral - _SPREAD * furthest)
     high = min(max(values), neutral + _SPREAD * furthest)
-    pad = 0.08 * (high - low)
+    # Without a measurement, and with a limit that is "no change", there is one value.
+    pad = 0.08 * (high - low or furthest)
     return low - pad, high + pad
 
 

@@ -133,7 +133,7 @@ def _cards(data: ReportData, decision: Decision) -> Iterable[str]:
     if not found:
         return
     yield ""
-    yield "The arms changed places; median service times, and the median ratio:"
+    yield "Where the arms were; median service times, and the median ratio:"
     yield ""
     yield from _table(
         ("Baseline on", "Candidate on", "Pairs", "Baseline", "Candidate", "Ratio"),

@@ -21,7 +21,11 @@ from canary.traffic.plan import with_speed
 from canary.watches import arms_of
 
 ROOT = Path(__file__).parents[2]
-SAMPLES = [ROOT / "reports/samples/demo", ROOT / "reports/samples/h200"]
+SAMPLES = [
+    ROOT / "reports/samples/demo",
+    ROOT / "reports/samples/h200",
+    *sorted((ROOT / "reports/samples/long").glob("*-gpu*")),
+]
 PATHS = sorted((ROOT / "policies").glob("*.yaml"))
 
 

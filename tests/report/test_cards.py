@@ -54,7 +54,7 @@ def test_nothing_is_told_where_nothing_moved(report_data):
 
     assert () == arrangements(report_data, report_data.decisions[0])
     assert () == arrangements(silent, report_data.decisions[0])
-    assert "changed places" not in render_html(report_data)
+    assert "change places at planned" not in render_html(report_data)
 
 
 def test_both_reports_have_the_table(report_data):
@@ -63,6 +63,6 @@ def test_both_reports_have_the_table(report_data):
     both = arrangements(data, data.decisions[0])[-1]
 
     for text in (render_html(data), render_markdown(data)):
-        assert "changed places" in text
+        assert "all together" in text
         assert "GPU-a" in text
         assert f"{both.ratio:.3f}x" in text

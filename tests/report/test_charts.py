@@ -49,6 +49,24 @@ def test_gate_charts_say_the_finding(report_data: ReportData) -> None:
     )
 
 
+def test_a_limit_of_no_change_without_a_measurement_has_a_scale(
+    report_data: ReportData,
+) -> None:
+    """All that there is to draw then is one value."""
+    gate = dataclasses.replace(
+        report_data.decisions[4].gates[0],
+        limit=1.0,
+        estimate=None,
+        lower=None,
+        upper=None,
+    )
+    decision = dataclasses.replace(report_data.decisions[4], gates=(gate,))
+
+    (svg,) = gate_charts(decision, "a").values()
+
+    assert "limit 1x" in label(svg)
+
+
 def test_gate_far_off_the_scale_is_still_drawn(report_data: ReportData) -> None:
     """An estimate beyond the axis is marked at its edge."""
     gate = dataclasses.replace(
