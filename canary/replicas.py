@@ -68,7 +68,7 @@ class Replicas:
         ]
         self._threads = [ThreadPoolExecutor(1) for _ in sets] if several else []
         self._seed = plan.seed
-        self._sent: deque[tuple[Sent, Future[Answered]]] = deque()
+        self._sent: deque[tuple[Sent, Answered | Future[Answered]]] = deque()
         self._needed: frozenset[str] | None = None
         self.arrangements = sets[0].arrangements
         self._arrangement = 0
@@ -116,9 +116,7 @@ class Replicas:
             answer = self._replicas[whose].answer_in_time
             self._sent.append((sent, self._threads[whose].submit(answer, due)))
             return
-        done: Future[Answered] = Future()
-        done.set_result(self._replicas[0].answer(due))
-        self._sent.append((sent, done))
+        self._sent.append((sent, self._replicas[0].answer(due)))
 
     def back(self) -> Iterator[tuple[Sent, Answered]]:
         """Yield what has come back and was sent before all that hasn't.
@@ -126,16 +124,22 @@ class Replicas:
         Raises:
             ArmError: Arms can't be brought back.
         """
-        while self._sent and self._sent[0][1].done():
-            sent, answered = self._sent.popleft()
-            yield sent, answered.result()
+        while self._sent:
+            sent, answered = self._sent[0]
+            if isinstance(answered, Future):
+                if not answered.done():
+                    return
+                answered = answered.result()
+            self._sent.popleft()
+            yield sent, answered
 
     def wait(self, timeout_s: float) -> bool:
         """Wait for the first that hasn't come back; return whether it has."""
-        if not self._sent:
+        first = self._sent[0][1] if self._sent else None
+        if not isinstance(first, Future):
             return True
         try:
-            self._sent[0][1].exception(timeout_s)
+            first.exception(timeout_s)
         except TimeoutError:
             return False
         return True
