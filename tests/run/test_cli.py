@@ -245,7 +245,7 @@ def test_without_ray_the_way_out_is_named(project):
 def interrupted(project, *arguments, sign):
     """Start a run, stop it once something is committed; return its errors."""
     (project / "quick.yaml").write_text(
-        POLICY.replace("20x", "3x").replace("250ms", "1m")
+        POLICY.replace("20x", "5x").replace("250ms", "1m")
     )
     running = subprocess.Popen(
         [

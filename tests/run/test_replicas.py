@@ -227,11 +227,13 @@ def test_sets_answer_side_by_side_and_are_recorded_in_the_order_of_the_traffic(
 
     clock, policy = FakeClock(), policy_of(replicas=2)
     sets = [Cards(policy, clock, build(number)) for number in range(2)]
-    plan = plan_of(60, sessions=20)
+    # All due at once: while something is in flight nobody moves this clock.
+    plan = plan_of(60, every_s=0.0, sessions=20)
 
     played, rows, _ = run(tmp_path / "run", policy, plan, sets, clock=clock)
 
     assert END_OF_TRAFFIC == played.reason
+    assert ["ok"] * 120 == [row["status"] for row in rows]
     order = list(dict.fromkeys(row["request_id"] for row in rows))
     assert [f"q{index}" for index in range(60)] == order
     assert {1} == {len(numbers) for numbers in served.values()}
