@@ -348,6 +348,8 @@ def _finish(
         "ends": {name: _end(end) for name, end in played.ends.items()},
         "elapsed_s": played.elapsed_s,
         "wall_s": given.journal.elapsed_s,
+        "answered": played.answered,
+        "late_p99_s": played.late_p99_s,
         "peak_memory_bytes": process_peak_bytes() + sum(played.peak_bytes.values()),
     } | losses_so_far(record, played.losses)
     for name, peak in played.peak_bytes.items():

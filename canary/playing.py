@@ -20,7 +20,9 @@ class Played:
     whose evidence ended before the run did.
 
     `peak_bytes` is the peak memory of each arm that has a process of its own.
-    `losses` are those of the arms; servers elsewhere aren't ours to lose.
+    `losses` are those of the arms; servers elsewhere aren't ours to lose. `answered`
+    counts requests, those before a pause too, and `late_p99_s` is how much later than
+    planned they were sent this time, None if none was.
     """
 
     reason: str
@@ -28,6 +30,28 @@ class Played:
     elapsed_s: float
     peak_bytes: dict[str, int]
     losses: Losses = field(default_factory=Losses)
+    answered: int = 0
+    late_p99_s: float | None = None
+
+
+class Lags:
+    """How much later than planned requests were sent, to two digits."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[float] = Counter()
+
+    def add(self, lag_s: float) -> None:
+        """Count a request."""
+        self._counts[float(f"{max(lag_s, 0.0):.1e}")] += 1
+
+    def p99_s(self) -> float | None:
+        """Return what one request of a hundred exceeds; None without any."""
+        left = self._counts.total() * 0.99
+        for lag_s, count in sorted(self._counts.items()):
+            left -= count
+            if left <= 0:
+                return lag_s
+        return None
 
 
 def questions_of(plan: Plan) -> dict[str, int]:

@@ -16,7 +16,14 @@ from canary.evidence.journal import Journal
 from canary.evidence.observation import Observation
 from canary.losses import Losses
 from canary.orders import Orders
-from canary.playing import HEARTBEAT_S, Played, play_out, questions_of, try_again
+from canary.playing import (
+    HEARTBEAT_S,
+    Lags,
+    Played,
+    play_out,
+    questions_of,
+    try_again,
+)
 from canary.policy.model import Policy
 from canary.replica import Answered
 from canary.replicas import Replicas, Sent
@@ -86,6 +93,7 @@ class Runner:
         self._clock = clock
         self._sleep = sleep
         self._listener = listener
+        self._lags = Lags()
         self._zero_s: float | None = None
         self._planned: int | None = None
         self._replicas = Replicas(
@@ -117,6 +125,8 @@ class Runner:
             elapsed_s=self._watches.store.last_arrived_s,
             peak_bytes=self._watches.store.peak_bytes(),
             losses=self._replicas.losses(),
+            answered=len(self._watches.store),
+            late_p99_s=self._lags.p99_s(),
         )
 
     def _play(self) -> str:
@@ -234,6 +244,7 @@ class Runner:
             self._journal.append(answered.warm)
 
     def _count(self, sent: Sent, rows: list[Observation]) -> None:
+        self._lags.add(sent.lag_s)
         self._watches.append(rows)
         self._journal.append(rows)
         self._listener.answered(

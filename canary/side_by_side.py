@@ -19,6 +19,7 @@ from canary.evidence.observation import Observation
 from canary.evidence.pairs import CONTROL_ARM
 from canary.orders import Orders
 from canary.playing import (
+    Lags,
     Played,
     control_takes,
     group_items_of,
@@ -111,6 +112,7 @@ class SideBySide:
         self._again: deque[Due] = deque()
         self._round = 0
         self._zero_s = 0.0
+        self._lags = Lags()
         self._ahead: deque[tuple[float, int]] = deque()
         self._ahead_tokens = 0
 
@@ -126,6 +128,8 @@ class SideBySide:
             ends=self._watches.ends,
             elapsed_s=self._watches.store.last_arrived_s,
             peak_bytes={},
+            answered=len(self._watches.store),
+            late_p99_s=self._lags.p99_s(),
         )
 
     def _play(self) -> str:
@@ -265,13 +269,15 @@ class SideBySide:
         due, names = self._offered.pop(index)
         self._watches.look_before(due.request.arrival_s)
         rows = self._rows(due, names, delivery)
+        lag_s = max((row.send_lag_s or 0.0 for row in rows), default=0.0)
+        self._lags.add(lag_s)
         self._watches.append(rows)
         self._journal.append(rows)
         self._listener.answered(
             done=len(self._watches.store),
             planned=self._feed.planned,
             rows=rows,
-            lag_s=max((row.send_lag_s or 0.0 for row in rows), default=0.0),
+            lag_s=lag_s,
         )
 
     def _rows(

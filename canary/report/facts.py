@@ -69,6 +69,13 @@ def _live_facts(run: dict[str, Any]) -> Facts:
     )
 
 
+def _pace(run: dict[str, Any]) -> str:
+    answered, wall_s = recorded(run, "answered"), recorded(run, "wall_s")
+    if not answered or not wall_s:
+        return count(answered)
+    return f"{count(answered)}, {answered / wall_s:.3g} a second"
+
+
 def run_facts(data: ReportData) -> Facts:
     """Return what was run, on what, and how it ended."""
     run = data.run
@@ -79,6 +86,8 @@ def run_facts(data: ReportData) -> Facts:
         ("Ended", _text(recorded(run, "ended"))),
         ("Span of the traffic", _seconds(recorded(run, "elapsed_s"))),
         ("Wall time", _seconds(recorded(run, "wall_s"))),
+        ("Requests answered", _pace(run)),
+        ("Sent later than planned, p99", _seconds(recorded(run, "late_p99_s"))),
         *(_live_facts(run) if "live" in run else _plan_facts(run)),
         ("Arms ran", _text(recorded(run, "where"))),
         ("Processor", _text(recorded(run, "machine", "cpu"))),

@@ -612,6 +612,8 @@ def make_run() -> dict[str, Any]:
         "ended": "end of traffic",
         "elapsed_s": 95.2,
         "wall_s": 121.4,
+        "answered": 2428,
+        "late_p99_s": 0.0012,
         "peak_memory_bytes": 3 * 2**30,
     }
 

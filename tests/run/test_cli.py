@@ -102,7 +102,11 @@ def test_a_run_in_this_process_leaves_a_whole_folder(ended, canary):
     assert decision["repeat"]["seed"] == 0
     assert record["ended"] == "every policy is decided"
     assert record["arms"]["reference/dense"]["device"] == "cpu"
-    assert "quick" in (out / "report.html").read_text()
+    page = (out / "report.html").read_text()
+    assert "quick" in page
+    assert f"{record['answered']}, " in page
+    assert "a second" in page
+    assert 0.0 <= record["late_p99_s"] < 5.0
     assert "**quick**" in (out / "report.md").read_text()
 
     again = canary("judge", "out", "--policy", "quick.yaml", "--json", cwd=project)
