@@ -73,7 +73,7 @@ def _pace(run: dict[str, Any]) -> str:
     answered, wall_s = recorded(run, "answered"), recorded(run, "wall_s")
     if not answered or not wall_s:
         return count(answered)
-    return f"{count(answered)}, {answered / wall_s:.3g} a second"
+    return f"{count(answered)} requests at {answered / wall_s:.3g} a second"
 
 
 def run_facts(data: ReportData) -> Facts:
@@ -86,8 +86,8 @@ def run_facts(data: ReportData) -> Facts:
         ("Ended", _text(recorded(run, "ended"))),
         ("Span of the traffic", _seconds(recorded(run, "elapsed_s"))),
         ("Wall time", _seconds(recorded(run, "wall_s"))),
-        ("Requests answered", _pace(run)),
-        ("Sent later than planned, p99", _seconds(recorded(run, "late_p99_s"))),
+        ("Answered", _pace(run)),
+        ("Later than planned at p99", _seconds(recorded(run, "late_p99_s"))),
         *(_live_facts(run) if "live" in run else _plan_facts(run)),
         ("Arms ran", _text(recorded(run, "where"))),
         ("Processor", _text(recorded(run, "machine", "cpu"))),
