@@ -89,7 +89,8 @@ class Assessment:
             policy, books, self._evidence, control_pairs=self._control_pairs
         )
         control = self._control.weigh()
-        weights = tuple(scale.weigh(books.baseline_load) for scale in self._scales)
+        load = books.baseline_load(self._evidence.queues)
+        weights = tuple(scale.weigh(load) for scale in self._scales)
         share = 1 / len(weights)
         log_e_rollback = harm_mixture(
             [weight.log_e_broken for weight in weights], [share] * len(weights)

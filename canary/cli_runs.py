@@ -265,6 +265,8 @@ def _decide(names: "Sequence[str]", policies: "Sequence[Policy]") -> "list[Decis
     observations = Shards(paths, begins_s(records))
     run = _name_of(paths, records)
     doubts = [told for record in records for told in record.get("doubts", ())]
+    # Whose arms a table is of nobody knows; each run had its own.
+    machines = max(1, sum(bool(record) for record in records))
     decisions = []
     for one in policies:
         ended, questions = end_of_all(records, one), _questions(one, records)
@@ -273,6 +275,7 @@ def _decide(names: "Sequence[str]", policies: "Sequence[Policy]") -> "list[Decis
             evidence, end_s = folded
             evidence.questions |= questions
             evidence.doubts = tuple(doubts)
+            evidence.queues *= machines
             found = judge_evidence(one, evidence, end_s=end_s, run=run, ended=ended)
         else:
             found = decide(
@@ -282,6 +285,7 @@ def _decide(names: "Sequence[str]", policies: "Sequence[Policy]") -> "list[Decis
                 ended=ended,
                 questions=questions,
                 doubts=doubts,
+                machines=machines,
             )
         decisions.append(found)
     return decisions

@@ -44,6 +44,7 @@ def judge(
     ended: Ended | None = None,
     questions: Mapping[str, int] | None = None,
     doubts: Sequence[str] = (),
+    machines: int = 1,
     repeat: dict[str, Any] | None = None,
 ) -> Decision:
     """Return the decision document of `policy` on `observations`.
@@ -56,6 +57,7 @@ def judge(
         ended: Why no more evidence will come; None while it may.
         questions: How many groups each task's questions are (`inference: set`).
         doubts: Why the traffic was no fair sample, which makes the run invalid.
+        machines: How many runs, each with arms of its own, the observations are of.
         repeat: What is needed to repeat the run; goes into the document as it is.
 
     Raises:
@@ -64,6 +66,7 @@ def judge(
     parts = [observations] if isinstance(observations, pa.Table) else observations
     evidence, end_s = fold(policy, parts, ended=ended, questions=questions)
     evidence.doubts = tuple(doubts)
+    evidence.queues *= machines
     return judge_evidence(
         policy, evidence, end_s=end_s, run=run, ended=ended, repeat=repeat
     )

@@ -215,6 +215,8 @@ class Runner:
             self._count(Sent(due, lag_s), [unsent(due.request, n) for n in names])
             return
         while self._replicas.full:
+            if self._orders.stop_asked():  # and whoever goes on sends it
+                return
             self._await()
         self._replicas.send(due, lag_s)
         self._take()

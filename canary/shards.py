@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from canary.errors import ObservationError, UsageError
@@ -39,6 +40,7 @@ def refuse_mixed(paths: Sequence[Location], records: Sequence[Record]) -> None:
         UsageError: It is several runs, some of it is missing, or is there twice.
     """
     shards = [shard_in(record) for record in records]
+    _refuse_twice(paths)
     if not any(shards):
         _refuse_same_plan(paths, records)
         return
@@ -58,6 +60,17 @@ def refuse_mixed(paths: Sequence[Location], records: Sequence[Record]) -> None:
                 "the same; leave one of them out"
             )
     _refuse_incomplete(paths, [shard for shard in shards if shard])
+
+
+def _refuse_twice(paths: Sequence[Location]) -> None:
+    known: dict[str, Location] = {}
+    for path in paths:
+        whole = str(path.resolve() if isinstance(path, Path) else path)
+        other = known.setdefault(whole, path)
+        if other is not path:
+            raise UsageError(
+                f"{other} and {path} are the same, which would count twice; name one"
+            )
 
 
 def _refuse_same_plan(paths: Sequence[Location], records: Sequence[Record]) -> None:

@@ -35,7 +35,7 @@ def validity_of(
         late_share=late_share,
         missing_baseline=lost_a,
         missing_candidate=lost_b,
-        baseline_load=books.baseline_load,
+        baseline_load=books.baseline_load(evidence.queues),
         kernels=evidence.kernels | control,
         devices=dict(evidence.devices),
         control_share=policy.aa_control,

@@ -85,18 +85,23 @@ def start_local_arms(
     losses: Losses | None = None,
 ) -> list[ReplicaSet]:
     """Load each variant in this process, under its arm name and at its epoch, if it
-    had some before: one replica set, whose arms take turns, whatever a policy wants of
-    a cluster. No loss leaves anybody here to bear it.
+    had some before: one replica set, whose arms take turns. No loss leaves anybody here
+    to bear it.
 
     Raises:
-        UsageError: The policy pins the model of a GPU.
+        UsageError: The policy asks for what one process hasn't got.
     """
     del losses
-    if placement.gpu is not None:
-        raise UsageError(
-            f"placement.gpu pins the arms to GPUs of the model {placement.gpu}, which "
-            "only a run on Ray can make sure of; leave out --local, or the pin"
-        )
+    for wanted, asked in (
+        (f"gpu: {placement.gpu}", placement.gpu is not None),
+        ("sharing: exclusive", placement.sharing == "exclusive"),
+        (f"replicas: {placement.replicas}", placement.replicas > 1),
+    ):
+        if asked:
+            raise UsageError(
+                f"placement asks for {wanted}, which only a run on Ray can give; "
+                "leave out --local, or remove it from the policy"
+            )
     arms = {
         name: LocalArm(
             name,

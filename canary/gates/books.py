@@ -79,12 +79,12 @@ class Books:
         """All requests that a pair could have come of."""
         return self.pairs + self.void + int(self.missing.sum())
 
-    @property
-    def baseline_load(self) -> float | None:
-        """The baseline's busy share of the time; None if unknown.
+    def baseline_load(self, queues: int) -> float | None:
+        """Return the baseline's busy share of the time; None if unknown.
 
         Its service times but for the mean of one, over the time from the first to the
-        last arrival: what of the last request is left lies beyond.
+        last arrival: what of the last request is left lies beyond. Where several copies
+        of it share the traffic each has a queue of its own.
         """
         if self.asked < 2 or not self.busy_us:
             return None
@@ -92,7 +92,7 @@ class Books:
             return None
         span_us = self.last_us - self.first_us
         busy_us = self.busy_us * (1 - 1 / self.asked)
-        return busy_us / span_us if span_us > 0 else None
+        return busy_us / span_us / queues if span_us > 0 else None
 
 
 def book_rows(policy: Policy, pairs: Pairs, length_s: float) -> Rows:

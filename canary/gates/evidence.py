@@ -68,6 +68,7 @@ class Evidence:
 
     Attributes:
         doubts: Why the traffic is no fair sample, in sentences: nothing that rows tell.
+        queues: How many copies of each arm share the traffic.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Evidence:
         self.weights = weights
         self.questions = dict(questions or {})
         self.doubts: tuple[str, ...] = ()
+        self.queues = policy.placement.replicas
         rules = policy.decision
         self.length_s = rules.look_every_s if rules.by_request else BASE_BLOCK_S
         self._sessions = SessionBlocks(self.length_s, policy.traffic.timeout_s)

@@ -127,6 +127,8 @@ def _at_speed(policy: Policy, plan: Plan, pilot: pa.Table | None) -> tuple[Plan,
         arm = name if name in arms else "baseline"
         rows = from_table(pilot.filter(pc.equal(pilot["arm"], arm)))
         found = speed_for(speed.baseline_load, rows, arm, plan)
+        if found is not None:
+            found *= policy.placement.replicas
     if found is None:
         return plan, (
             "at the recorded speed, for want of a pilot that tells at which speed the "

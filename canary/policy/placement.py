@@ -39,9 +39,13 @@ def _swaps(value: object) -> object:
     if value in ("auto", "off"):
         return value
     try:
-        return positive_duration_s(value)
+        seconds = positive_duration_s(value)
     except ValueError as error:
         raise ValueError(f"{error}, or auto or off") from error
+    if seconds < BASE_BLOCK_S:
+        shortest = duration_text(BASE_BLOCK_S)
+        raise ValueError(f"expected at least {shortest}, got {shown(value)}")
+    return seconds
 
 
 class Placement(Value):
@@ -82,7 +86,7 @@ class Placement(Value):
     times planned at random: two GPUs of one host are never equally fast. `auto` is an
     eighth of `min_duration`."""
 
-    replicas: StrictInt = Field(default=1, ge=1, le=1000, examples=[2])
+    replicas: StrictInt = Field(default=1, ge=1, examples=[2])
     """How many sets of all arms share the traffic, by session, for throughput."""
 
     def swap_period_s(self, min_duration_s: float) -> float | None:

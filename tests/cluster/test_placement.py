@@ -62,6 +62,16 @@ def test_a_policy_may_let_all_take_turns_on_one_card_of_many():
     assert ("interleaved", ({"GPU": 1},)) == (found.sharing, found.bundles)
 
 
+def test_several_sets_share_cards_where_there_are_too_few_for_a_card_an_arm():
+    """Two cards are one for each of two sets; four are two for each."""
+    twice = Placement(replicas=2)
+
+    assert "interleaved" == layout(THREE, nodes_of({"GPU": 2}), twice).sharing
+    assert "exclusive" == layout(THREE, nodes_of({"GPU": 4}), twice).sharing
+    both = layout(THREE, nodes_of({"GPU": 2}, {"GPU": 2}), twice)
+    assert "exclusive" == both.sharing
+
+
 def test_only_cards_of_the_pinned_model_count():
     """Others are as good as none, and the reservation asks for the label."""
     nodes = [*nodes_of({"GPU": 8}, gpu="T4"), *nodes_of({"GPU": 1})]

@@ -124,6 +124,7 @@ CHANGES = [
     ("[1k, 2k]", "[1k, 2k]\nplacement: {sharing: both}"),
     ("[1k, 2k]", "[1k, 2k]\nplacement: {swap_every: daily}"),
     ("[1k, 2k]", "[1k, 2k]\nplacement: {swap_every: 0s}"),
+    ("[1k, 2k]", "[1k, 2k]\nplacement: {swap_every: 5s}"),
     ("[1k, 2k]", "[1k, 2k]\nplacement: {sharing: interleaved, swap_every: 2h}"),
     ("[1k, 2k]", "[1k, 2k]\nplacement: {replicas: 0}"),
     ("[1k, 2k]", "[1k, 2k]\nplacement: {replicas: two, swap: 1h}"),

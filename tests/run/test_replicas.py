@@ -11,6 +11,7 @@ from canary.arms.base import ArmDiedError, ArmsLostError, Completion
 from canary.arms.causes import Cause
 from canary.arms.local import LocalArm
 from canary.evidence.journal import Journal, RunFolder, iter_segments, read_segments
+from canary.judge import Ended, judge
 from canary.policy.model import Policy
 from canary.runner import Runner
 from canary.testing import FakeClock, Quiet, ScriptedVariant
@@ -269,3 +270,26 @@ def test_a_run_on_several_sets_goes_on_where_it_stopped(tmp_path):
 
     assert any(row["queue_s"] for row in calm)
     assert [told(row) for row in calm] == [told(row) for row in rows]
+
+
+def test_the_load_is_that_of_one_copy(tmp_path):
+    """Two sets that are busy half the time each aren't one that is always busy."""
+    plan = plan_of(400, every_s=0.5, sessions=40)
+    loads = []
+    for replicas in (1, 2):
+        clock, policy = FakeClock(), policy_of(replicas=replicas)
+        sets = [
+            Cards(policy, clock, scripted(service_s=lambda _: 0.4))
+            for _ in range(replicas)
+        ]
+        folder = tmp_path / str(replicas)
+        played, _, _ = run(folder, policy, plan, sets, clock=clock)
+        found = judge(
+            policy,
+            read_segments(RunFolder(folder)),
+            run="r",
+            ended=Ended(reason=played.reason),
+        )
+        loads.append(found.validity.baseline_load)
+
+    assert loads == pytest.approx([0.8, 0.4], rel=0.02)

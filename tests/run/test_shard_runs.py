@@ -146,7 +146,7 @@ def test_shards_hold_what_the_whole_run_does():
     [
         (("s1", "s3"), r"of 3 shards 1 are missing: 2; name the folders of all"),
         (("s2",), r"of 3 shards 2 are missing: 1, 3; name"),
-        (("s1", "s2", "s2", "s3"), r"s2 and s2 are both shard 2/3, which would count"),
+        (("s1", "s2", "s2", "s3"), r"s2 and s2 are the same, which would count twice"),
         (
             ("s1", "other", "s3"),
             r"other is shard 2/3 of another run than s1, shard 1/3",

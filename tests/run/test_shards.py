@@ -89,3 +89,13 @@ def test_a_missing_shard_is_named(shards):
     result = CliRunner().invoke(app, ["judge", *paths, "--policy", str(POLICY)])
 
     assert "nowhere.parquet: no such file or folder" in str(result.exception)
+
+
+def test_a_table_that_is_named_twice_is_refused(shards):
+    """Its evidence would count twice, whatever it is called."""
+    again = shards[0].parent / ".." / shards[0].parent.name / shards[0].name
+    command = ["judge", str(shards[0]), str(again), "--policy", str(POLICY)]
+
+    result = CliRunner().invoke(app, command)
+
+    assert "are the same, which would count twice" in str(result.exception)

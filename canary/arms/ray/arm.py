@@ -226,7 +226,10 @@ class RayArm:
         return cause_of(error, self._replicas.node(), others_survived=survived)
 
     def _ask(self) -> dict[str, str]:
+        actor = self._actor
+        if actor is None:  # it is just being started anew, by another arm's thread
+            raise ArmError(f"arm {self.name} isn't there")
         told: dict[str, str] = ray.get(
-            self._actor.describe.remote(), timeout=_REPLY_TIMEOUT_S
+            actor.describe.remote(), timeout=_REPLY_TIMEOUT_S
         )
         return told | self._replicas.described()

@@ -84,7 +84,9 @@ def layout(arms: Sequence[str], nodes: Iterable[Node], asked: Placement) -> Layo
             bundle_of=dict.fromkeys(arms, 0),
             gpus_of=dict.fromkeys(arms, 0.0),
         )
-    if asked.sharing == INTERLEAVED or most_gpus < len(carded):
+    sets = sum(int(node.gpus) // len(carded) for node in fitting)
+    shared = asked.sharing == "auto" and sets < asked.replicas
+    if asked.sharing == INTERLEAVED or most_gpus < len(carded) or shared:
         share = _SHARES // len(arms) / _SHARES
         return Layout(
             sharing=INTERLEAVED,

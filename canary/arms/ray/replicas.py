@@ -6,6 +6,7 @@ the reservation is given back and a new one made.
 """
 
 import math
+import re
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -202,7 +203,10 @@ class RayReplicaSet:
     def _check_card(self, arm: str) -> None:
         pinned = self._layout.gpu
         told = self.arms[arm].facts.get("gpu", "no GPU")
-        if pinned and not all(part in told for part in pinned.split("-")):
+        words = re.split(r"[^A-Za-z0-9]+", told)
+        # Ray says 80G where the driver says 80GB.
+        parts = [{part, f"{part}B"} for part in (pinned or "").split("-")]
+        if pinned and not all(part & set(words) for part in parts):
             raise ArmError(
                 f"arm {arm} is to run on a GPU of the model {pinned}, but its driver "
                 f"says {told}; correct placement.gpu, or the label of that node"
