@@ -120,6 +120,14 @@ def units_in_words(count: int, gate: Gauge, more: str = "") -> str:
     return f"{count:,} {more}{unit_name(gate, plural=count != 1)}"
 
 
+def missing_in_words(gate: GateResult) -> str:
+    """Return how much more of the same it takes: ``about 30 more pairs``."""
+    missing = rounded_up(max((gate.units_needed or 0) - gate.units, 0))
+    if not missing:  # as many as were expected to be enough are there
+        return f"a few more {unit_name(gate)}"
+    return f"about {units_in_words(missing, gate, 'more ')}"
+
+
 def unit_name(gate: Gauge, *, plural: bool = True) -> str:
     """Return what the gate counts: ``pairs``, ``blocks of 40 s``."""
     name, of = "validation group" if gate.metric == "accuracy" else "pair", ""
@@ -171,9 +179,8 @@ def requests_in_words(gate: GateResult) -> str:
 def _needed(gate: GateResult) -> str:
     if gate.units_needed is None:
         return "More of the same evidence would not decide it."
-    missing = rounded_up(max(gate.units_needed - gate.units, 0))
-    more = units_in_words(missing, gate, "more ")
-    return f"Needs about {more} if what follows looks like what came so far."
+    more = missing_in_words(gate)
+    return f"Needs {more} if what follows looks like what came so far."
 
 
 def rounded_up(count: int) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from canary.decision import Decision, GateResult, GateStatus, Verdict
 from canary.policy.model import Policy
 from canary.report.facts import moment
-from canary.wording import limit_in_words, rounded_up, seconds, units_in_words
+from canary.wording import limit_in_words, missing_in_words, rounded_up, seconds
 
 SIGNS = {
     Verdict.PROMOTE: "✔",
@@ -78,10 +78,9 @@ def _gate_needs(gate: GateResult) -> str:
             f"{gate.name}: not more of the same evidence, only a clearer effect or "
             "another limit."
         )
-    more = rounded_up(max(gate.units_needed - gate.units, 0))
     return (
-        f"{gate.name}: about {units_in_words(more, gate, 'more ')} ({gate.units:,} so "
-        "far), if what follows looks like what came so far."
+        f"{gate.name}: {missing_in_words(gate)} ({gate.units:,} so far), if what "
+        "follows looks like what came so far."
     )
 
 

@@ -36,6 +36,18 @@ def test_what_is_missing_is_counted(report_data: ReportData) -> None:
     )
 
 
+def test_what_should_have_been_enough_needs_a_few_more(report_data: ReportData) -> None:
+    """A limit on the brink isn't told to need nothing."""
+    policy, decision = report_data.cases()[4]
+    gate = decision.gates[0]
+    brink = dataclasses.replace(gate, units_needed=gate.units)
+    late = dataclasses.replace(decision, gates=(brink,), elapsed_s=1e6)
+
+    *_, sentence = what_would_change(policy, late)
+
+    assert "latency p50: a few more pairs (70 so far)" in sentence
+
+
 def test_evidence_that_would_never_suffice(report_data: ReportData) -> None:
     """Without an estimate of what is needed no number is made up."""
     policy, decision = report_data.cases()[4]
