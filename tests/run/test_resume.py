@@ -85,7 +85,7 @@ def decision(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0])  # more seeds find the same, at 12 s each
 def test_a_run_that_is_killed_again_and_again_decides_the_same(calm, project, seed):
     """Kill -9 at random points, resumed each time: the same document, bit for bit."""
     chance = random.Random(seed)
