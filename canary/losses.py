@@ -1,7 +1,7 @@
 """What a run has lost, by cause, and how much more of it it bears."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from canary.arms.base import ArmsLostError
@@ -53,6 +53,26 @@ class Losses:
                 f"{lost}; see what ails the cluster (ray status), then go on with "
                 "`canary resume`"
             ) from lost
+
+
+def outlast(
+    losses: Losses, lost: ArmsLostError, bring_back: Callable[[ArmsLostError], None]
+) -> ArmsLostError:
+    """Bring arms back after what they ran on was lost, if need be repeatedly.
+
+    Returns the last of these losses.
+
+    Raises:
+        ArmError: There were too many in a row, or the arms can't be brought back.
+    """
+    while True:
+        losses.spend(lost)
+        try:
+            bring_back(lost)
+        except ArmsLostError as again:
+            lost = again
+        else:
+            return lost
 
 
 def losses_so_far(record: Mapping[str, Any], now: Losses) -> dict[str, Any]:

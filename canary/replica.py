@@ -19,7 +19,7 @@ from canary.arms.base import Arm, ArmDiedError, ArmsLostError, Completion, Repli
 from canary.arms.causes import Cause, Meaning
 from canary.evidence.observation import Observation
 from canary.evidence.pairs import CONTROL_ARM
-from canary.losses import Losses
+from canary.losses import Losses, outlast
 from canary.playing import control_takes, group_items_of
 from canary.queues import Queues
 from canary.traffic.feed import Due
@@ -241,15 +241,7 @@ class Replica:
         return completions
 
     def _rebuild(self, lost: ArmsLostError) -> None:
-        """Get all arms back after what they ran on was lost, if need be repeatedly."""
-        while True:
-            self.losses.spend(lost)
-            try:
-                self._revive(lost.arm, lost.cause)
-            except ArmsLostError as again:
-                lost = again
-            else:
-                return
+        outlast(self.losses, lost, lambda one: self._revive(one.arm, one.cause))
 
     def _revive(self, name: str, cause: Cause) -> None:
         """Restart an arm, and warm up whatever has been started anew by that."""

@@ -8,7 +8,6 @@ traffic: only whole beginnings of it are ever recorded, so that a run can be res
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -26,14 +25,6 @@ _AHEAD = 4
 busy for long keeps few others waiting, and little is lost by a crash."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """A request that was handed over, so much later than planned."""
-
-    due: Due
-    lag_s: float
-
-
 class Replicas:
     """Hands requests to replica sets and gives back what came of them, in order.
 
@@ -44,6 +35,9 @@ class Replicas:
         losses: What was lost before.
         keep: Makes sure of what was answered, before a set's arms are started anew;
             only where there is one set, for several never stand still together.
+
+    Attributes:
+        arrangement: How the arms are arranged.
     """
 
     def __init__(
@@ -68,10 +62,9 @@ class Replicas:
         ]
         self._threads = [ThreadPoolExecutor(1) for _ in sets] if several else []
         self._seed = plan.seed
-        self._sent: deque[tuple[Sent, Answered | Future[Answered]]] = deque()
+        self._sent: deque[tuple[float, Answered | Future[Answered]]] = deque()
         self._needed: frozenset[str] | None = None
-        self.arrangements = sets[0].arrangements
-        self._arrangement = 0
+        self.arrangement = 0
 
     def recall(
         self, table: pa.Table, requests: Sequence[Request] | None, *, first: int
@@ -105,33 +98,34 @@ class Replicas:
         return len(self._sent)
 
     def send(self, due: Due, lag_s: float) -> None:
-        """Hand a request over; where there is one set, let it answer.
+        """Hand a request over, so much later than planned; where there is one set, let
+        it answer.
 
         Raises:
             ArmError: Arms can't be brought back; of several sets `back` raises it.
         """
-        sent = Sent(due, lag_s)
         if self._threads:
             whose = self._whose(due.request.session_id or due.request.request_id)
             answer = self._replicas[whose].answer_in_time
-            self._sent.append((sent, self._threads[whose].submit(answer, due)))
+            self._sent.append((lag_s, self._threads[whose].submit(answer, due)))
             return
-        self._sent.append((sent, self._replicas[0].answer(due)))
+        self._sent.append((lag_s, self._replicas[0].answer(due)))
 
-    def back(self) -> Iterator[tuple[Sent, Answered]]:
-        """Yield what has come back and was sent before all that hasn't.
+    def back(self) -> Iterator[tuple[float, Answered]]:
+        """Yield what has come back and was sent before all that hasn't, each with how
+        much later than planned that was.
 
         Raises:
             ArmError: Arms can't be brought back.
         """
         while self._sent:
-            sent, answered = self._sent[0]
+            lag_s, answered = self._sent[0]
             if isinstance(answered, Future):
                 if not answered.done():
                     return
                 answered = answered.result()
             self._sent.popleft()
-            yield sent, answered
+            yield lag_s, answered
 
     def wait(self, timeout_s: float) -> bool:
         """Wait for the first that hasn't come back; return whether it has."""
@@ -157,14 +151,12 @@ class Replicas:
         return self._replicas[0].left()
 
     def arrange(self, number: int) -> list[Answered]:
-        """Move all arms, unless they are so arranged; nothing may be in flight.
+        """Move all arms; nothing may be in flight.
 
         Raises:
             ArmError: They can't be brought back.
         """
-        if number == self._arrangement:
-            return []
-        self._arrangement = number
+        self.arrangement = number
         if not self._threads:
             return [self._replicas[0].arrange(number)]
         moved = [
@@ -172,11 +164,6 @@ class Replicas:
             for thread, replica in zip(self._threads, self._replicas, strict=True)
         ]
         return [one.result() for one in moved]
-
-    @property
-    def arrangement(self) -> int:
-        """How the arms are arranged."""
-        return self._arrangement
 
     def taking_part(self, request: Request) -> list[str]:
         """Return the names of the arms that answer a request."""

@@ -26,7 +26,7 @@ from canary.playing import (
 )
 from canary.policy.model import Policy
 from canary.replica import Answered
-from canary.replicas import Replicas, Sent
+from canary.replicas import Replicas
 from canary.swaps import Swaps
 from canary.traffic.feed import Due, Feed, PlanFeed
 from canary.traffic.live import MOST_BEHIND_S, LiveFeed
@@ -212,7 +212,7 @@ class Runner:
         if self._live is not None and lag_s > MOST_BEHIND_S:
             self._take_all()
             names = self._replicas.taking_part(due.request)
-            self._count(Sent(due, lag_s), [unsent(due.request, n) for n in names])
+            self._count(lag_s, [unsent(due.request, n) for n in names])
             return
         while self._replicas.full:
             if self._orders.stop_asked():  # and whoever goes on sends it
@@ -234,9 +234,9 @@ class Runner:
 
     def _take(self) -> None:
         """Record what has come back, in order."""
-        for sent, answered in self._replicas.back():
+        for lag_s, answered in self._replicas.back():
             self._record(answered)
-            self._count(sent, answered.rows)
+            self._count(lag_s, answered.rows)
 
     def _record(self, answered: Answered) -> None:
         """Keep what a restart of arms has left."""
@@ -245,15 +245,15 @@ class Runner:
         if answered.warm:
             self._journal.append(answered.warm)
 
-    def _count(self, sent: Sent, rows: list[Observation]) -> None:
-        self._lags.add(sent.lag_s)
+    def _count(self, lag_s: float, rows: list[Observation]) -> None:
+        self._lags.add(lag_s)
         self._watches.append(rows)
         self._journal.append(rows)
         self._listener.answered(
             done=len(self._watches.store),
             planned=self._planned,
             rows=rows,
-            lag_s=sent.lag_s,
+            lag_s=lag_s,
         )
 
     def _ready(self, arrival_s: float) -> bool:

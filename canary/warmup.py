@@ -14,7 +14,7 @@ from canary.answers import observation, prompt_size
 from canary.arms.base import Arm, ArmDiedError, ArmsLostError, Completion, ReplicaSet
 from canary.errors import ArmError
 from canary.evidence.observation import Observation, Status
-from canary.losses import Losses
+from canary.losses import Losses, outlast
 from canary.policy.model import variant_name
 from canary.policy.traffic import LoadTarget
 from canary.prepare import Prepared
@@ -72,23 +72,12 @@ def _first_warm_up(
         try:
             rows = warm_up(arms, plan, count)
         except ArmsLostError as lost:
-            _rebuild(arms, lost, losses)
+            last = outlast(losses, lost, lambda one: arms[one.arm].restart())
+            for name in arms:
+                losses.restarted(name, last.cause)
         else:
             losses.answered()
             return rows
-
-
-def _rebuild(arms: Mapping[str, Arm], lost: ArmsLostError, losses: Losses) -> None:
-    while True:
-        losses.spend(lost)
-        try:
-            arms[lost.arm].restart()
-        except ArmsLostError as again:
-            lost = again
-        else:
-            break
-    for name in arms:
-        losses.restarted(name, lost.cause)
 
 
 def _sample(plan: Plan, count: int) -> list[Request]:
